@@ -1,0 +1,28 @@
+//! The nouns of the house. Every floor speaks in these words, and no floor knows another.
+//!
+//! The law: a value of one of these types is *valid*. Constructors check, fields are private where a wrong value could be
+//! made, so that a `Cid` is a CID, an `Amount` is below 10^38 and a `Policy` has passed every rule of the contract.
+//! There is no I/O here and no clock; [`world`] only names what the outside has to pass in.
+//!
+//! A type enters this crate when two floors use it, not before.
+
+pub mod attestation;
+pub mod cid;
+pub mod intent;
+pub mod manifest;
+pub mod money;
+pub mod name;
+pub mod policy;
+pub mod reason;
+pub mod snapshot;
+pub mod world;
+
+pub use attestation::{Attestation, Signature};
+pub use cid::{Cid, run_key};
+pub use intent::{Intent, LedgerResult};
+pub use manifest::{Manifest, Status, Totals, Unpayable};
+pub use money::Amount;
+pub use name::{Asset, Category, EpochId, PolicyId, TenantId};
+pub use policy::{Excess, Mode, Policy, PolicyError, Rounding};
+pub use reason::Reason;
+pub use snapshot::SnapshotHeader;
