@@ -1,1 +1,29 @@
-//! stub
+//! Sealed bytes to columns: the decode floor.
+//!
+//! A snapshot is hostile until proven otherwise. The laws:
+//!
+//! 1. Every byte is read once, and what is decoded is what was hashed. [`decode`] gives nothing back before the CID of
+//!    the whole stream has held.
+//! 2. Lengths, offsets, counts and keys are checked against the bytes that are there before memory is taken for them.
+//!    Memory is the actor dictionary, a few megabytes of blocks under way and, for a writer of huge batches, one batch.
+//! 3. Every rule of contract §2 that can be broken has its own [`Fault`], and the message says where.
+//! 4. Rows are handed on in batches as they come, by several threads at once, never held; what a [`RowSink`] makes of
+//!    them must not depend on their order.
+//!
+//! ```text
+//!   window k+1:  read + hash, leaf by leaf        } at the same time, on one rayon pool
+//!   window k:    check keys, hand rows to lanes   }
+//! ```
+
+mod dictionary;
+mod error;
+mod frame;
+mod header;
+mod read;
+mod source;
+mod tree;
+
+pub use dictionary::{Dictionary, Kind};
+pub use error::{DecodeError, Fault, Place};
+pub use read::{Decoded, Progress, RowSink, Rows, decode, hash};
+pub use source::{FileSource, Source};

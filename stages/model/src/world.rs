@@ -1,6 +1,9 @@
 //! What the outside passes in. Flow, admission and delivery read no clock and draw no random bits of their own, so that a
 //! simulator can stand in for both. The real ones are in the assembly (`src/world.rs`).
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;

@@ -1,1 +1,107 @@
-//! stub
+//! The pure kernel: from scores to a sealed table (contract §4 and §5).
+//!
+//! The laws:
+//!
+//! 1. Integers only, exact at every width; no clock, no randomness, no I/O, no float.
+//! 2. The result depends on the rows as a multiset and on the policy; not on row order, batch layout, thread count or
+//!    machine. Everything that is merged across threads is a sum, a maximum or a list in task order.
+//! 3. No input is worse than linear-logarithmic: caps and remainders are found by counting, not by rounds or by
+//!    sorting everybody.
+//! 4. Nothing leaves that has not been read back by another route ([`check`]).
+//!
+//! ```text
+//!   rows -> Scorer -> Lane ... Lane -> Scores -> Derivation -> Table -> check -> Outcome { manifest, commitment }
+//! ```
+//!
+//! Work is parallel on the rayon pool in which it is called.
+
+mod cap;
+pub mod check;
+mod derive;
+mod plant;
+pub mod rounding;
+mod score;
+mod table;
+mod text;
+mod wide;
+
+pub use check::Breach;
+pub use derive::{Derivation, Payer, Steps};
+pub use score::{Lane, Scorer, Scores, UnknownCategory};
+pub use table::{Table, lines};
+
+use rewarder_model::manifest::{self, Inputs, PolicyRef};
+use rewarder_model::{Amount, Cid, Manifest, Names, Policy, SnapshotHeader, Status, Totals, Unpayable, run_key};
+
+/// A finished computation: everything that the sealed inputs determine.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What is committed to.
+    pub manifest: Manifest,
+    /// Its canonical bytes.
+    pub manifest_bytes: Vec<u8>,
+    /// CID of those bytes.
+    pub commitment: Cid,
+    /// The canonical allocations.
+    pub table: Table,
+    /// From what every payout follows; none when the run is unpayable.
+    pub derivation: Option<Derivation>,
+    /// The scores in canonical order.
+    pub scores: Scores,
+}
+
+/// Turns the scores of an epoch into a checked result.
+///
+/// # Errors
+/// A [`Breach`] when the result fails the check by another route: a fault of ours, never of the input.
+pub fn compute(
+    header: &SnapshotHeader,
+    inputs_cid: Cid,
+    rows: u64,
+    policy: &Policy,
+    scores: Scores,
+    names: &dyn Names,
+) -> Result<Outcome, Breach> {
+    let budget = policy.budget_cap().map_or(header.pool, |cap| cap.min(header.pool));
+    let mut unpayable = None;
+    let mut demanded = None;
+    let (mut derivation, mut table) = (None, Table::empty());
+    match scores.total {
+        None => unpayable = Some(Unpayable::Overflow),
+        Some(total) => {
+            let found = Derivation::of(&scores, policy, budget.get(), total.get());
+            let written = Table::write(&found, &scores, names);
+            if written.paid > budget.get() && found.tariff {
+                unpayable = Some(Unpayable::OverBudget);
+                demanded = Some(Amount::new(written.paid).ok_or(Breach::Conservation)?);
+            } else {
+                check::check(&written, &found, scores.positive)?;
+                (derivation, table) = (Some(found), written);
+            }
+        }
+    }
+    let paid = Amount::new(table.paid).ok_or(Breach::Conservation)?;
+    let manifest = Manifest {
+        allocations_root: table.root,
+        epoch_id: header.epoch.clone(),
+        inputs: Inputs { actors: scores.actors, cid: inputs_cid, rows },
+        kernel: manifest::KERNEL.to_owned(),
+        policy: PolicyRef { hash: policy.hash(), id: policy.id().clone() },
+        reason: unpayable,
+        run_key: run_key(&header.epoch, &policy.hash(), &inputs_cid),
+        schema: manifest::SCHEMA.to_owned(),
+        status: if unpayable.is_some() { Status::Unpayable } else { Status::Ok },
+        tenant: header.tenant.clone(),
+        totals: Totals {
+            asset: header.asset.clone(),
+            budget_minor_units: budget,
+            demanded_minor_units: demanded,
+            payout_minor_units: paid,
+            pool_minor_units: header.pool,
+            recipients: table.recipients,
+            residual_minor_units: budget.checked_sub(paid).ok_or(Breach::Budget)?,
+        },
+    };
+    let manifest_bytes = manifest.to_canonical_bytes();
+    Ok(Outcome { commitment: Cid::of(&manifest_bytes), manifest_bytes, manifest, table, derivation, scores })
+}

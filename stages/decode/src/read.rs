@@ -1,0 +1,692 @@
+//! The streaming reader: windows of leaves are read and hashed while the rows of the window before are handed on.
+
+use crate::dictionary::{Dictionary, Kind};
+use crate::error::{Broken, DecodeError, Fault, Place};
+use crate::frame::{self, END_BYTES, Layout, PREFIX_BYTES, Prefix, Span};
+use crate::header::{self, Opened};
+use crate::source::Source;
+use crate::tree::{self, LEAF_BYTES};
+use arrow_ipc::MessageHeader;
+use blake3::hazmat::ChainingValue;
+use rayon::prelude::*;
+use rewarder_model::memory::Block;
+use rewarder_model::snapshot::COLUMNS;
+use rewarder_model::{Cid, SnapshotHeader};
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Leaves that are read and hashed together: four megabytes, so that a few threads find work and the blocks under way
+/// (two windows) stay in a shared cache.
+const LEAVES_PER_WINDOW: usize = (4 << 20) / LEAF_BYTES;
+/// Most rows of one unit of work.
+const ROWS_PER_RUN: usize = 32 * 1024;
+/// Bytes of a row in each column.
+const WIDTHS: [u64; 3] = [4, 1, 8];
+
+/// Some rows of the snapshot, their keys checked against the dictionaries.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// Number of the first of them within the stream.
+    pub first_row: u64,
+    actors: &'a [u8],
+    categories: &'a [u8],
+    units: &'a [u8],
+}
+
+impl<'a> Rows<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.categories.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.categories.is_empty()
+    }
+
+    /// The category keys alone.
+    pub fn categories(&self) -> &'a [u8] {
+        self.categories
+    }
+
+    /// The actor keys alone.
+    pub fn actors(&self) -> impl Iterator<Item = u32> + 'a {
+        self.actors.as_chunks::<4>().0.iter().map(|key| u32::from_le_bytes(*key))
+    }
+
+    /// Actor key, category key, units.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u8, u64)> + 'a {
+        let units = self.units.as_chunks::<8>().0.iter().map(|units| u64::from_le_bytes(*units));
+        self.actors().zip(self.categories).zip(units).map(|((actor, category), units)| (actor, *category, units))
+    }
+}
+
+/// Takes the rows as they come. Several lanes are filled at once, each by one thread at a time; which rows come to which
+/// lane is chance, so whatever is made of a lane must not depend on it.
+pub trait RowSink: Sync {
+    /// One thread's share of the result.
+    type Lane: Send;
+
+    /// Bytes that one lane takes: together the lanes are held to the size of the snapshot, but there is always one.
+    fn lane_bytes(&self) -> u64;
+    /// A lane without rows.
+    fn lane(&self) -> Self::Lane;
+    /// Takes some rows in.
+    fn rows(&self, lane: &mut Self::Lane, rows: Rows<'_>);
+}
+
+/// A verified snapshot without its rows, and what the sink made of those.
+#[derive(Debug)]
+pub struct Decoded<L> {
+    /// CID of the bytes.
+    pub cid: Cid,
+    /// The snapshot's words about itself.
+    pub header: SnapshotHeader,
+    /// Recipients; may hold names that no row uses.
+    pub actors: Dictionary,
+    /// Kinds of work; may hold names that no row uses.
+    pub categories: Dictionary,
+    /// Number of rows.
+    pub rows: u64,
+    /// What the sink made of the rows; empty when there was no sink or there were no rows.
+    pub lanes: Vec<L>,
+}
+
+/// How far a decode has come, to be looked at from another thread.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes read and hashed.
+    pub bytes: AtomicU64,
+    /// Rows handed on.
+    pub rows: AtomicU64,
+}
+
+/// Verifies a snapshot and hands its rows to a sink, on the current rayon pool.
+///
+/// `sink` is asked for one when header and dictionaries are known, before the first row; without one (`None`) the rows
+/// are checked and counted only. Nothing that it learns may leave the process before this function returns `Ok`.
+///
+/// # Errors
+/// [`DecodeError::CidMismatch`] before anything else if `expected` is given and is not the CID of the bytes; else the
+/// first rule that is broken; or the source's own error.
+pub fn decode<S: RowSink>(
+    source: &(impl Source + ?Sized),
+    expected: Option<Cid>,
+    progress: &Progress,
+    sink: impl FnOnce(&SnapshotHeader, &Dictionary, &Dictionary) -> Option<S>,
+) -> Result<Decoded<S::Lane>, DecodeError> {
+    let mut hashing = Hashing::new(source, progress);
+    let mut parser = Parser::new(source.len());
+    let result = stream(&mut hashing, &mut parser, sink);
+    let result = match result {
+        Err(Stop::Io(e)) => return Err(e.into()),
+        Err(Stop::Broken(broken)) if expected.is_none() => return Err(broken.into()),
+        // A fault of the format is said only of bytes that are the ones asked for.
+        other => other,
+    };
+    hashing.rest()?;
+    let cid = hashing.root();
+    if expected.is_some_and(|expected| expected != cid) {
+        return Err(DecodeError::CidMismatch);
+    }
+    match result {
+        Ok(lanes) => parser.finish(cid, lanes).map_err(Into::into),
+        Err(Stop::Broken(broken)) => Err(broken.into()),
+        Err(Stop::Io(e)) => Err(e.into()),
+    }
+}
+
+/// The CID of a source, hashed on the current rayon pool: what every decode costs at the least.
+///
+/// # Errors
+/// The source's own.
+pub fn hash(source: &(impl Source + ?Sized), progress: &Progress) -> io::Result<Cid> {
+    let mut hashing = Hashing::new(source, progress);
+    hashing.rest()?;
+    Ok(hashing.root())
+}
+
+enum Stop {
+    Io(io::Error),
+    Broken(Broken),
+}
+
+impl From<io::Error> for Stop {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+impl From<Broken> for Stop {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+fn stream<S: RowSink>(
+    hashing: &mut Hashing<'_, impl Source + ?Sized>,
+    parser: &mut Parser,
+    make_sink: impl FnOnce(&SnapshotHeader, &Dictionary, &Dictionary) -> Option<S>,
+) -> Result<Vec<S::Lane>, Stop> {
+    let (mut make_sink, mut sink, mut lanes) = (Some(make_sink), None, Vec::new());
+    let mut fresh = hashing.window(None)?;
+    loop {
+        let batches = parser.take(fresh)?;
+        if let Some(pending) = &mut parser.dictionary {
+            // No rows come before the dictionaries, so there is nothing to hand on meanwhile.
+            fresh = hashing.window(Some(&mut pending.body))?;
+            continue;
+        }
+        let mut limits = (0, 0);
+        if let (Some(opened), Some(actors), Some(categories)) = (&parser.opened, &parser.actors, &parser.categories) {
+            limits = (actors.len() as u64, categories.len() as u64);
+            if let Some(make) = make_sink.take() {
+                sink = make(&opened.header, actors, categories);
+                if let Some(sink) = &sink {
+                    let most = (hashing.source.len() / sink.lane_bytes().max(1)).max(1);
+                    let wanted = rayon::current_num_threads().min(usize::try_from(most).unwrap_or(usize::MAX));
+                    lanes = (0..wanted).map(|_| None).collect();
+                }
+            }
+        }
+        let runs = parser.blocks.runs(&batches)?;
+        let (next, handed) =
+            rayon::join(|| hashing.window(None), || hand_on(&runs, limits, sink.as_ref(), &mut lanes));
+        handed?;
+        fresh = next?;
+        hashing.progress.rows.store(parser.rows, Ordering::Relaxed);
+        drop(runs);
+        hashing.spare.extend(parser.release());
+        if fresh.is_empty() {
+            parser.end()?;
+            return Ok(lanes.into_iter().flatten().collect());
+        }
+    }
+}
+
+/// Checks and hands on the runs, a lane for each thread that comes by.
+fn hand_on<S: RowSink>(
+    runs: &[Run<'_>],
+    limits: (u64, u64),
+    sink: Option<&S>,
+    lanes: &mut [Option<S::Lane>],
+) -> Result<(), Broken> {
+    let next = AtomicUsize::new(0);
+    let work = |mut lane: Option<&mut Option<S::Lane>>| {
+        let mut first: Option<Broken> = None;
+        while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match check_keys(run, limits) {
+                Err(broken) if first.is_none_or(|first| broken.place.row < first.place.row) => first = Some(broken),
+                Err(_) => {}
+                Ok(()) => {
+                    if let (Some(sink), Some(lane)) = (sink, lane.as_deref_mut()) {
+                        sink.rows(lane.get_or_insert_with(|| sink.lane()), run.rows);
+                    }
+                }
+            }
+        }
+        first
+    };
+    let first = if lanes.is_empty() {
+        work(None)
+    } else {
+        // The first in the stream, whichever lane met it.
+        lanes.par_iter_mut().filter_map(|lane| work(Some(lane))).min_by_key(|broken| broken.place.row)
+    };
+    first.map_or(Ok(()), Err)
+}
+
+fn check_keys(run: &Run<'_>, (actors, categories): (u64, u64)) -> Result<(), Broken> {
+    let rows = &run.rows;
+    let highest = rows.actors().max().map_or(0, u64::from);
+    let highest_category = rows.categories.iter().max().copied().map_or(0, u64::from);
+    if highest < actors && highest_category < categories {
+        return Ok(());
+    }
+    // Only now look for the row.
+    let bad = rows.iter().position(|(actor, category, _)| u64::from(actor) >= actors || u64::from(category) >= categories);
+    let row = bad.unwrap_or(0);
+    let column = if rows.actors().nth(row).is_some_and(|actor| u64::from(actor) >= actors) { COLUMNS[0] } else { COLUMNS[1] };
+    let place = Place { message: Some(run.message), column: Some(column), row: Some(rows.first_row + row as u64), value: None };
+    Err(Fault::KeyOutOfRange.at(place))
+}
+
+/// Reads the source leaf by leaf and keeps the chaining values.
+struct Hashing<'s, S: ?Sized> {
+    source: &'s S,
+    progress: &'s Progress,
+    /// Where the next window begins: a multiple of the leaf size, or the end.
+    at: u64,
+    leaves: Vec<ChainingValue>,
+    /// The plain hash of a source that is one leaf or less.
+    single: Option<blake3::Hash>,
+    spare: Vec<Vec<u8>>,
+}
+
+/// A leaf-sized piece of the stream, or what of a leaf did not go straight into a dictionary's body.
+struct Held {
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Held {
+    fn end(&self) -> u64 {
+        self.at + self.bytes.len() as u64
+    }
+}
+
+/// The body of a message that is being read where it is going to stay.
+struct Body {
+    at: u64,
+    bytes: Block<u8>,
+}
+
+impl Body {
+    fn end(&self) -> u64 {
+        self.at + self.bytes.len() as u64
+    }
+}
+
+impl<'s, S: Source + ?Sized> Hashing<'s, S> {
+    fn new(source: &'s S, progress: &'s Progress) -> Self {
+        Self { source, progress, at: 0, leaves: Vec::new(), single: None, spare: Vec::new() }
+    }
+
+    /// Reads and hashes the next window. What belongs to `body` goes there, the rest comes back; nothing at the end.
+    fn window(&mut self, body: Option<&mut Body>) -> io::Result<Vec<Held>> {
+        struct Leaf<'b> {
+            at: u64,
+            direct: &'b mut [u8],
+            held: Held,
+        }
+        let len = self.source.len();
+        let end = len.min(self.at + (LEAVES_PER_WINDOW * LEAF_BYTES) as u64);
+        let (mut direct, body_end): (&mut [u8], u64) = match body {
+            Some(body) if body.end() > self.at => {
+                let end = body.end();
+                (&mut body.bytes[(self.at - body.at) as usize..], end)
+            }
+            _ => (&mut [], self.at),
+        };
+        let mut leaves = Vec::with_capacity(LEAVES_PER_WINDOW);
+        let mut at = self.at;
+        while at < end {
+            let leaf_end = len.min(at + LEAF_BYTES as u64);
+            let split = body_end.clamp(at, leaf_end);
+            let (mine, rest) = std::mem::take(&mut direct).split_at_mut((split - at) as usize);
+            direct = rest;
+            let mut bytes = self.spare.pop().unwrap_or_default();
+            bytes.resize((leaf_end - split) as usize, 0);
+            leaves.push(Leaf { at, direct: mine, held: Held { at: split, bytes } });
+            at = leaf_end;
+        }
+        let (source, progress) = (self.source, self.progress);
+        let single = len <= LEAF_BYTES as u64;
+        let hashed = leaves.par_iter_mut().with_max_len(1).map(|leaf| -> io::Result<Option<ChainingValue>> {
+            source.read_at(leaf.at, leaf.direct)?;
+            source.read_at(leaf.held.at, &mut leaf.held.bytes)?;
+            progress.bytes.fetch_add((leaf.direct.len() + leaf.held.bytes.len()) as u64, Ordering::Relaxed);
+            Ok((!single).then(|| tree::leaf(leaf.at, [&*leaf.direct, &*leaf.held.bytes].into_iter())))
+        });
+        let hashed: Vec<_> = hashed.collect::<io::Result<_>>()?;
+        self.leaves.extend(hashed.into_iter().flatten());
+        self.at = end;
+        let held: Vec<Held> = leaves.into_iter().map(|leaf| leaf.held).collect();
+        if single && let Some(only) = held.first() {
+            // A body cannot have been under way before the first byte: the one leaf is all here.
+            self.single = Some(blake3::hash(&only.bytes));
+        }
+        Ok(held)
+    }
+
+    /// Reads and hashes what is left.
+    fn rest(&mut self) -> io::Result<()> {
+        while self.at < self.source.len() {
+            let held = self.window(None)?;
+            self.spare.extend(held.into_iter().map(|held| held.bytes));
+        }
+        Ok(())
+    }
+
+    fn root(&self) -> Cid {
+        let len = self.source.len();
+        match self.single {
+            Some(hash) => hash.into(),
+            None if len == 0 => Cid::of(b""),
+            None => tree::root(&self.leaves, len).into(),
+        }
+    }
+}
+
+/// Walks the messages of the bytes that have been read.
+struct Parser {
+    len: u64,
+    blocks: Blocks,
+    /// Where the next message begins.
+    next: u64,
+    message: u64,
+    opened: Option<Opened>,
+    actors: Option<Dictionary>,
+    categories: Option<Dictionary>,
+    dictionary: Option<PendingDictionary>,
+    /// A batch whose body is still being read.
+    batch: Option<Batch>,
+    batches: u64,
+    rows: u64,
+    ended: bool,
+}
+
+/// A dictionary whose body is still being read.
+struct PendingDictionary {
+    body: Body,
+    layout: Layout<1>,
+    kind: Kind,
+}
+
+/// A record batch whose layout holds.
+#[derive(Clone, Copy)]
+struct Batch {
+    message: u64,
+    body: u64,
+    end: u64,
+    first_row: u64,
+    layout: Layout<3>,
+}
+
+/// A part of a batch whose columns lie in one piece each.
+struct Run<'a> {
+    message: u64,
+    rows: Rows<'a>,
+}
+
+impl Parser {
+    fn new(len: u64) -> Self {
+        Self {
+            len,
+            blocks: Blocks::default(),
+            next: 0,
+            message: 0,
+            opened: None,
+            actors: None,
+            categories: None,
+            dictionary: None,
+            batch: None,
+            batches: 0,
+            rows: 0,
+            ended: false,
+        }
+    }
+
+    /// Takes a window in and reads messages as far as they are there; gives the batches that are complete.
+    fn take(&mut self, fresh: Vec<Held>) -> Result<Vec<Batch>, Broken> {
+        self.blocks.push(fresh);
+        let mut complete = Vec::new();
+        while !self.ended {
+            if let Some(pending) = &self.dictionary {
+                if pending.body.end() > self.blocks.read {
+                    break;
+                }
+                self.finish_dictionary()?;
+            }
+            if let Some(batch) = self.batch.take_if(|batch| batch.end <= self.blocks.read) {
+                complete.push(batch);
+            }
+            if self.batch.is_some() || !self.message().map_err(|broken| broken.message(self.message))? {
+                break;
+            }
+        }
+        Ok(complete)
+    }
+
+    /// Reads one message; `false` when more bytes are needed for that.
+    fn message(&mut self) -> Result<bool, Broken> {
+        let (at, read, len) = (self.next, self.blocks.read, self.len);
+        let there = |end: u64| if end > len { Err(Fault::Truncated.here()) } else { Ok(end <= read) };
+        if at == len {
+            return Err(Fault::NoEndOfStream.here());
+        }
+        if !there(at + PREFIX_BYTES as u64)? {
+            return Ok(false);
+        }
+        let mut bytes = [0; PREFIX_BYTES];
+        self.blocks.copy(at, &mut bytes);
+        let metadata_len = match frame::prefix(bytes)? {
+            Prefix::Metadata(len) => len,
+            Prefix::End if at + END_BYTES as u64 != len => return Err(Fault::TrailingBytes.here()),
+            Prefix::End if self.opened.is_none() => return Err(Fault::FirstNotSchema.here()),
+            Prefix::End => {
+                self.ended = true;
+                self.next = len;
+                return Ok(false);
+            }
+        };
+        let body = at + (PREFIX_BYTES + metadata_len) as u64;
+        if !there(body)? {
+            return Ok(false);
+        }
+        let mut metadata = vec![0; metadata_len];
+        self.blocks.copy(at + PREFIX_BYTES as u64, &mut metadata);
+        let (message, body_len) = frame::message(&metadata, len - body)?;
+        let end = body + body_len;
+        match (message.header_type(), &self.opened) {
+            (MessageHeader::Schema, None) => {
+                let schema = message.header_as_schema().ok_or(Fault::MetadataInvalid.here())?;
+                if body_len != 0 {
+                    return Err(Fault::SchemaWithBody.here());
+                }
+                self.opened = Some(header::read(schema)?);
+            }
+            (_, None) => return Err(Fault::FirstNotSchema.here()),
+            (MessageHeader::DictionaryBatch, Some(opened)) => {
+                let batch = message.header_as_dictionary_batch().ok_or(Fault::MetadataInvalid.here())?;
+                let (name, kind, slot) = match batch.id() {
+                    id if id == opened.actor_dictionary => (COLUMNS[0], Kind::Actor, &self.actors),
+                    id if id == opened.category_dictionary => (COLUMNS[1], Kind::Category, &self.categories),
+                    _ => return Err(Fault::DictionaryUnknown.here()),
+                };
+                if batch.isDelta() {
+                    return Err(Fault::DictionaryDelta.here().column(name));
+                }
+                if slot.is_some() {
+                    return Err(Fault::DictionaryTwice.here().column(name));
+                }
+                if self.batches > 0 {
+                    return Err(Fault::DictionaryLate.here().column(name));
+                }
+                let data = batch.data().ok_or(Fault::DictionaryEmptyBatch.here().column(name))?;
+                let layout = frame::dictionary_layout(data, body_len, name)?;
+                // The body is within the stream's length, which a caller has bounded: memory for it may be taken.
+                let body_len = usize::try_from(body_len).map_err(|_| Fault::BodyBeyondEnd.here())?;
+                let mut bytes = Block::zeroed(body_len);
+                let held = (end.min(read) - body) as usize;
+                self.blocks.copy(body, &mut bytes[..held]);
+                self.dictionary = Some(PendingDictionary { body: Body { at: body, bytes }, layout, kind });
+                // The rest of the body is read to where it stays; no block is needed for it.
+                self.blocks.keep_from(end.min(read));
+            }
+            (MessageHeader::RecordBatch, Some(_)) => {
+                let batch = frame::batch_of(&message)?;
+                if self.actors.is_none() || self.categories.is_none() {
+                    return Err(Fault::DictionaryMissing.here());
+                }
+                let layout = frame::rows_layout(batch, body_len, WIDTHS, COLUMNS)?;
+                let first_row = self.rows;
+                self.rows = first_row.checked_add(layout.rows).ok_or(Fault::RowsOverflow.here())?;
+                self.batches += 1;
+                self.batch = Some(Batch { message: self.message, body, end, first_row, layout });
+            }
+            (MessageHeader::Schema, Some(_)) => return Err(Fault::SchemaTwice.here()),
+            _ => return Err(Fault::MessageKind.here()),
+        }
+        self.next = end;
+        self.message += 1;
+        Ok(true)
+    }
+
+    fn finish_dictionary(&mut self) -> Result<(), Broken> {
+        let Some(PendingDictionary { body, layout, kind }) = self.dictionary.take() else {
+            return Ok(());
+        };
+        let (name, slot) = match kind {
+            Kind::Actor => (COLUMNS[0], &mut self.actors),
+            Kind::Category => (COLUMNS[1], &mut self.categories),
+        };
+        let validity = layout.validity[0];
+        let bits = &body.bytes[validity.offset as usize..(validity.offset + validity.len) as usize];
+        let checked = check_validity(validity, layout.rows, std::iter::once(bits))
+            .and_then(|()| Dictionary::read(body.bytes, layout.rows, layout.data[0], layout.values, kind));
+        // The message counter already stands at the one after it.
+        *slot = Some(checked.map_err(|broken| broken.column(name).message(self.message - 1))?);
+        Ok(())
+    }
+
+    /// Lets go of what no later message and no batch under way needs; gives the memory back for reuse.
+    fn release(&mut self) -> Vec<Vec<u8>> {
+        let from = self.batch.as_ref().map_or(self.next, |batch| batch.body);
+        self.blocks.keep_from(from.min(self.blocks.read));
+        std::mem::take(&mut self.blocks.spare)
+    }
+
+    /// Whether the stream came to its end as it should.
+    fn end(&self) -> Result<(), Broken> {
+        if self.ended {
+            return Ok(());
+        }
+        let fault = if self.len == 0 { Fault::NoEndOfStream } else { Fault::Truncated };
+        Err(fault.here().message(self.message))
+    }
+
+    fn finish<L>(self, cid: Cid, lanes: Vec<L>) -> Result<Decoded<L>, Broken> {
+        let opened = self.opened.ok_or(Fault::FirstNotSchema.here())?;
+        Ok(Decoded {
+            cid,
+            header: opened.header,
+            actors: self.actors.unwrap_or_else(Dictionary::empty),
+            categories: self.categories.unwrap_or_else(Dictionary::empty),
+            rows: self.rows,
+            lanes,
+        })
+    }
+}
+
+/// Whether a validity buffer, if there is one, holds ones only for `rows` rows.
+fn check_validity<'a>(span: Span, rows: u64, pieces: impl Iterator<Item = &'a [u8]>) -> Result<(), Broken> {
+    if span.len == 0 {
+        return Ok(());
+    }
+    if span.len < rows.div_ceil(8) {
+        return Err(Fault::ValidityTooShort.here());
+    }
+    let mut left = rows;
+    for piece in pieces {
+        let bits = left.min(piece.len() as u64 * 8);
+        if !frame::all_valid(piece, bits) {
+            return Err(Fault::ValidityZero.here());
+        }
+        left -= bits;
+    }
+    Ok(())
+}
+
+/// The part of the stream that is in memory: pieces that follow each other without a gap, except where a dictionary's
+/// body went elsewhere. Pieces begin at multiples of 8 bytes, as buffers do, so that no value lies across two of them.
+#[derive(Default)]
+struct Blocks {
+    held: VecDeque<Held>,
+    /// Up to here the stream has been read.
+    read: u64,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Blocks {
+    fn push(&mut self, fresh: Vec<Held>) {
+        for block in fresh {
+            self.read = block.end();
+            if block.bytes.is_empty() { self.spare.push(block.bytes) } else { self.held.push_back(block) }
+        }
+    }
+
+    fn keep_from(&mut self, from: u64) {
+        while self.held.front().is_some_and(|block| block.end() <= from) {
+            self.spare.extend(self.held.pop_front().map(|block| block.bytes));
+        }
+    }
+
+    /// The pieces that make up a range of the stream, all of which has been read and is held.
+    fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = &[u8]> {
+        let first = self.held.partition_point(|block| block.end() <= range.start);
+        self.held.range(first..).take_while(move |block| block.at < range.end).map(move |block| {
+            let start = range.start.max(block.at) - block.at;
+            let end = range.end.min(block.end()) - block.at;
+            &block.bytes[start as usize..end as usize]
+        })
+    }
+
+    fn copy(&self, at: u64, to: &mut [u8]) {
+        let mut filled = 0;
+        for piece in self.pieces(at..at + to.len() as u64) {
+            to[filled..filled + piece.len()].copy_from_slice(piece);
+            filled += piece.len();
+        }
+        debug_assert_eq!(filled, to.len(), "only bytes that are held are asked for");
+    }
+
+    /// Cuts batches into runs.
+    fn runs(&self, batches: &[Batch]) -> Result<Vec<Run<'_>>, Broken> {
+        let mut runs = Vec::new();
+        for batch in batches {
+            let range = |span: Span| batch.body + span.offset..batch.body + span.offset + span.len;
+            for (span, name) in batch.layout.validity.iter().zip(COLUMNS) {
+                check_validity(*span, batch.layout.rows, self.pieces(range(*span)))
+                    .map_err(|broken| broken.column(name).message(batch.message))?;
+            }
+            let [actors, categories, units] = batch.layout.data.map(|span| Column { pieces: self.pieces(range(span)), left: &[] });
+            let (mut actors, mut categories, mut units) = (actors, categories, units);
+            let mut row = 0;
+            while row < batch.layout.rows {
+                let most = ((batch.layout.rows - row) as usize).min(ROWS_PER_RUN);
+                let n = most.min(actors.rows(4)).min(categories.rows(1)).min(units.rows(8));
+                debug_assert!(n > 0, "a complete batch has bytes for each of its rows");
+                if n == 0 {
+                    return Err(Fault::BufferTooShort.here().message(batch.message));
+                }
+                let rows = Rows {
+                    first_row: batch.first_row + row,
+                    actors: actors.take(4 * n),
+                    categories: categories.take(n),
+                    units: units.take(8 * n),
+                };
+                runs.push(Run { message: batch.message, rows });
+                row += n as u64;
+            }
+        }
+        Ok(runs)
+    }
+}
+
+/// What is left of one column of a batch.
+struct Column<'a, I> {
+    pieces: I,
+    left: &'a [u8],
+}
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Column<'a, I> {
+    /// Rows of `width` bytes in the piece at hand.
+    fn rows(&mut self, width: usize) -> usize {
+        while self.left.is_empty() {
+            match self.pieces.next() {
+                Some(piece) => self.left = piece,
+                None => return 0,
+            }
+        }
+        self.left.len() / width
+    }
+
+    fn take(&mut self, bytes: usize) -> &'a [u8] {
+        let (taken, left) = self.left.split_at(bytes);
+        self.left = left;
+        taken
+    }
+}

@@ -1,0 +1,117 @@
+//! Caps with redistribution: who is capped in the end, in linear time whatever the scores (contract §4, share, step 1).
+//!
+//! The contract caps in rounds: with `n` capped of total score `P`, everyone with `(B - C n) S_a > C (S - P)` is capped,
+//! all of a round at once, until none is. That set can be found without the rounds:
+//!
+//! * Capping somebody takes more score than money out of the pot (his share was above `C`), so the ratio `B'/S'` only
+//!   grows; whoever was capped stays above the line, and the capped are always the top of the list by score.
+//! * Walk the list down from the top, capping one at a time. If the walk stops at an actor (his share of what is left is
+//!   at most `C`), everyone below him would stop it too: had he been capped all the same, the ratio would not have grown.
+//!   So the condition holds for a prefix of the sorted list, and the first that fails ends it. This prefix and the set of
+//!   the rounds are the same: each contains the other by the monotony above.
+//!
+//! So the end of the prefix can be searched for by value instead of sorting: scores are counted and summed by their
+//! leading bits, the part in which the walk stops is counted again more finely. A ladder of scores that makes
+//! the contract's rounds go on for ever costs nothing here.
+
+use crate::score::Scores;
+use crate::wide;
+use rayon::prelude::*;
+
+/// Bits resolved by one pass.
+const BUCKET_BITS: u32 = 10;
+
+/// Who is capped, as a line through the scores, and what is left for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capped {
+    /// Scores above this are capped.
+    pub above: u128,
+    /// How many those are.
+    pub count: u64,
+    /// What they score together.
+    pub score: u128,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Bucket {
+    count: u64,
+    sum: u128,
+    /// The smallest score in it; meaningless while it is empty.
+    smallest: u128,
+    largest: u128,
+}
+
+impl Bucket {
+    #[inline]
+    fn add(&mut self, score: u128) {
+        self.smallest = if self.count == 0 { score } else { self.smallest.min(score) };
+        self.largest = self.largest.max(score);
+        self.count += 1;
+        self.sum += score;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        if other.count > 0 {
+            self.smallest = if self.count == 0 { other.smallest } else { self.smallest.min(other.smallest) };
+            self.largest = self.largest.max(other.largest);
+            self.count += other.count;
+            self.sum += other.sum;
+        }
+    }
+}
+
+/// Finds the set for budget `budget`, cap `cap` and total `total`, which is below 10^38.
+pub fn find(scores: &Scores, budget: u128, cap: u128, total: u128) -> Capped {
+    let mut capped = Capped { above: u128::MAX, count: 0, score: 0 };
+    // Nobody's share is above the whole budget; and with more than one unit a head nobody can be above the cap.
+    if cap >= budget {
+        return capped;
+    }
+    // Is the last of a group capped, with everyone above him?
+    let holds = |count_above: u64, score_above: u128, score: u128| {
+        let Some(pot) = u128::from(count_above).checked_mul(cap).and_then(|paid| budget.checked_sub(paid)) else {
+            return false;
+        };
+        wide::mul(pot, score) > wide::mul(cap, total - score_above)
+    };
+    let (mut low, mut bits) = (0u128, 128 - total.leading_zeros());
+    loop {
+        let shift = bits.saturating_sub(BUCKET_BITS);
+        let len = 1usize << bits.min(BUCKET_BITS);
+        let empty = || vec![Bucket::default(); len];
+        let buckets = scores
+            .tasks()
+            .fold(empty, |mut buckets, range| {
+                scores.each(range, |_, score| {
+                    let bucket = score.wrapping_sub(low) >> shift;
+                    if let Some(bucket) = usize::try_from(bucket).ok().and_then(|bucket| buckets.get_mut(bucket)) {
+                        bucket.add(score);
+                    }
+                });
+                buckets
+            })
+            .reduce(empty, |mut all, part| {
+                all.iter_mut().zip(&part).for_each(|(to, from)| to.merge(from));
+                all
+            });
+        // Down from the top: whole groups are capped as long as their last one is.
+        let mut stop = None;
+        for (index, bucket) in buckets.iter().enumerate().rev().filter(|(_, bucket)| bucket.count > 0) {
+            let last = bucket.smallest;
+            // Equal scores are capped together or not at all, so any of them stands for the last.
+            if !holds(capped.count + bucket.count - 1, capped.score + (bucket.sum - last), last) {
+                stop = Some((index, bucket));
+                break;
+            }
+            capped = Capped { above: last - 1, count: capped.count + bucket.count, score: capped.score + bucket.sum };
+        }
+        match stop {
+            // Unless its first is below the line already, the line is inside this group.
+            Some((index, bucket)) if shift > 0 && holds(capped.count, capped.score, bucket.largest) => {
+                low += (index as u128) << shift;
+                bits = shift;
+            }
+            _ => return capped,
+        }
+    }
+}

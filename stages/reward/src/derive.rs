@@ -1,0 +1,263 @@
+//! The derivation: the few numbers of a run from which every payout follows by itself.
+//!
+//! `payout(a) = f(derivation, S_a, rank of a)`. The kernel finds the numbers once; the table, a single actor's
+//! explanation and an auditor's check all apply the same function, and nothing else has to be kept to answer *why*.
+
+use crate::cap;
+use crate::rounding::Rule;
+use crate::rounding::largest_remainder::{self, Counts, Remainders};
+use crate::score::Scores;
+use crate::wide::{self, Divisor};
+use rayon::prelude::*;
+use rewarder_model::{Excess, Mode, Policy, Rounding};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// The numbers of a run. Scores are integers at `scale` decimal places, money is minor units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Derivation {
+    /// A price list instead of shares.
+    pub tariff: bool,
+    /// `k`, the policy's decimal scale.
+    pub scale: u8,
+    /// `S`, the sum of all scores.
+    #[serde(with = "crate::text")]
+    pub total_score: u128,
+    /// `B`, the smaller of pool and epoch cap.
+    #[serde(with = "crate::text")]
+    pub budget: u128,
+    /// Payouts below this are dust.
+    #[serde(with = "crate::text")]
+    pub min_payout: u128,
+    /// `C`, the cap of one actor.
+    #[serde(with = "crate::text::optional")]
+    pub actor_cap: Option<u128>,
+    /// What a score is multiplied by: `B'` in share mode, 1 in tariff mode.
+    #[serde(with = "crate::text")]
+    pub pot: u128,
+    /// What it is divided by: `S'` in share mode, `10^k` in tariff mode. Zero if there is nobody to share.
+    #[serde(with = "crate::text")]
+    pub base: u128,
+    /// Scores above this get the cap outright, the excess having gone round again.
+    #[serde(with = "crate::text::optional")]
+    pub capped_above: Option<u128>,
+    /// How many those are.
+    pub capped: u64,
+    /// The rounding rule and its findings.
+    pub rounding: Rule,
+    /// `Σ` of the quotients and extra units of everyone who is not capped outright.
+    #[serde(with = "crate::text")]
+    pub shared: u128,
+}
+
+/// How one actor's payout came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steps {
+    /// The score.
+    pub score: u128,
+    /// The score is above the line of the cap: the payout is the cap, and there was no share to compute.
+    pub capped_outright: bool,
+    /// `floor(pot * score / base)`
+    pub quotient: u128,
+    /// `pot * score mod base`
+    pub remainder: u128,
+    /// 1 if rounding gave one unit more.
+    pub extra: u128,
+    /// What the cap of an actor took away afterwards and left unpaid.
+    pub cut: u128,
+    /// What would have been paid was below the smallest payout.
+    pub dust: bool,
+    /// What is paid.
+    pub payout: u128,
+}
+
+impl Derivation {
+    /// Finds the numbers of a run whose total is `total`, below 10^38.
+    pub fn of(scores: &Scores, policy: &Policy, budget: u128, total: u128) -> Self {
+        let mut this = Self {
+            tariff: matches!(policy.mode(), Mode::Tariff { .. }),
+            scale: policy.scale(),
+            total_score: total,
+            budget,
+            min_payout: policy.min_payout().get(),
+            actor_cap: policy.actor_cap().map(|cap| cap.get()),
+            pot: 1,
+            base: 10u128.pow(policy.scale().into()),
+            capped_above: None,
+            capped: 0,
+            rounding: Rule::Floor,
+            shared: 0,
+        };
+        match policy.mode() {
+            Mode::Tariff { rounding } => {
+                if rounding == Rounding::HalfEven {
+                    this.rounding = Rule::HalfEven;
+                }
+            }
+            Mode::Share { rounding, excess } => {
+                (this.pot, this.base) = (budget, total);
+                if let (Some(cap), Excess::Redistribute) = (this.actor_cap, excess)
+                    && total > 0
+                {
+                    let capped = cap::find(scores, budget, cap, total);
+                    if capped.count > 0 {
+                        this.capped_above = Some(capped.above);
+                        this.capped = capped.count;
+                        this.pot = budget - cap * u128::from(capped.count);
+                        this.base = total - capped.score;
+                    }
+                }
+                this.share(scores, rounding);
+            }
+        }
+        this
+    }
+
+    /// Adds up the quotients, and for the largest remainders finds who gets what is missing.
+    fn share(&mut self, scores: &Scores, rounding: Rounding) {
+        let Some(divider) = Divider::of(self) else { return };
+        let largest = rounding == Rounding::LargestRemainder;
+        let empty = || (0u128, largest.then(|| Counts::for_divisor(self.base)));
+        let below = self.capped_above.unwrap_or(u128::MAX);
+        let (quotients, counts) = scores
+            .tasks()
+            .fold(empty, |(mut sum, mut counts), range| {
+                scores.each(range, |_, score| {
+                    if score <= below {
+                        let (q, r) = divider.divide(score);
+                        sum += q;
+                        if let Some(counts) = &mut counts {
+                            counts.add(r);
+                        }
+                    }
+                });
+                (sum, counts)
+            })
+            .reduce(empty, |a, b| (a.0 + b.0, a.1.zip(b.1).map(|(a, b)| a.merge(b))));
+        self.shared = quotients;
+        if let Some(counts) = counts {
+            let missing = self.pot - quotients;
+            let cut = largest_remainder::cut(missing, counts, &Shares { scores, divider, below });
+            self.rounding = Rule::LargestRemainder(cut);
+            self.shared = self.pot;
+        }
+    }
+}
+
+/// The remainders of a share run, found again each time they are asked for rather than kept.
+struct Shares<'a> {
+    scores: &'a Scores,
+    divider: Divider,
+    below: u128,
+}
+
+impl Remainders for Shares<'_> {
+    fn tasks(&self) -> impl IndexedParallelIterator<Item = Range<usize>> {
+        self.scores.tasks()
+    }
+
+    fn each(&self, range: Range<usize>, mut take: impl FnMut(usize, u128)) {
+        self.scores.each(range, |rank, score| {
+            if score <= self.below {
+                take(rank, self.divider.divide(score).1);
+            }
+        });
+    }
+}
+
+/// Multiplies by the pot and divides by the base of a run, on the narrowest path that is exact.
+#[derive(Debug, Clone, Copy)]
+struct Divider {
+    pot: u128,
+    divisor: Divisor,
+    narrow: bool,
+}
+
+impl Divider {
+    /// None when the base is zero: then nobody has a score that counts.
+    fn of(derivation: &Derivation) -> Option<Self> {
+        let divisor = Divisor::new(derivation.base)?;
+        // Shares: score <= base, so pot * base bounds every product. Tariffs: the pot is 1.
+        let narrow = derivation.pot == 1 || derivation.pot.checked_mul(derivation.base).is_some();
+        Some(Self { pot: derivation.pot, divisor, narrow })
+    }
+
+    #[inline]
+    fn divide(&self, score: u128) -> (u128, u128) {
+        if self.narrow {
+            let product = self.pot * score;
+            if product < self.divisor.get() { (0, product) } else { self.divisor.narrow(product) }
+        } else {
+            self.divisor.wide(wide::mul(self.pot, score))
+        }
+    }
+}
+
+/// A derivation made ready to be applied to many scores.
+#[derive(Debug, Clone, Copy)]
+pub struct Payer<'a> {
+    derivation: &'a Derivation,
+    divider: Option<Divider>,
+    /// Scores below this cannot reach the smallest payout, whatever rounding adds.
+    dust_below: u128,
+}
+
+impl<'a> Payer<'a> {
+    /// For one run.
+    pub fn new(derivation: &'a Derivation) -> Self {
+        let divider = Divider::of(derivation);
+        // floor(pot * s / base) + 1 < min as soon as s < floor((min - 1) * base / pot).
+        let dust_below = Divisor::new(derivation.pot)
+            .zip(derivation.min_payout.checked_sub(1))
+            .filter(|_| derivation.actor_cap.is_none_or(|cap| cap >= derivation.min_payout))
+            .and_then(|(pot, min)| wide::mul_div(min, derivation.base, &pot))
+            .unwrap_or(0);
+        Self { derivation, divider, dust_below }
+    }
+
+    /// Whether so small a score gets nothing, without computing its share.
+    #[inline]
+    pub fn is_dust(&self, score: u128) -> bool {
+        score < self.dust_below
+    }
+
+    /// How the payout of a score at a canonical position comes about.
+    #[inline]
+    pub fn steps(&self, score: u128, rank: usize) -> Steps {
+        let d = self.derivation;
+        let mut steps = Steps {
+            score,
+            capped_outright: false,
+            quotient: 0,
+            remainder: 0,
+            extra: 0,
+            cut: 0,
+            dust: false,
+            payout: 0,
+        };
+        if score == 0 {
+            return steps;
+        }
+        if let (Some(above), Some(cap)) = (d.capped_above, d.actor_cap)
+            && score > above
+        {
+            steps.capped_outright = true;
+            steps.payout = cap;
+        } else if let Some(divider) = &self.divider {
+            (steps.quotient, steps.remainder) = divider.divide(score);
+            steps.extra = d.rounding.extra(steps.quotient, steps.remainder, d.base, rank);
+            steps.payout = steps.quotient + steps.extra;
+            if let Some(cap) = d.actor_cap
+                && steps.payout > cap
+            {
+                steps.cut = steps.payout - cap;
+                steps.payout = cap;
+            }
+        }
+        if steps.payout < d.min_payout {
+            steps.dust = steps.payout > 0;
+            steps.payout = 0;
+        }
+        steps
+    }
+}

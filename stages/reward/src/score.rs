@@ -1,0 +1,264 @@
+//! Scores: `S_a = Σ units × w(category)`, exact, however wide (contract §4).
+//!
+//! The accumulators are split: a 64-bit low word for every actor, and a high word that is taken only when the first
+//! carry or wide product comes. In the usual case a row costs one multiplication and one addition in cache.
+//!
+//! An actor that has rows but no score is still an actor of the epoch: rows that score nothing mark a bit.
+
+use rayon::prelude::*;
+use rewarder_model::memory::Block;
+use rewarder_model::{Amount, Names, Policy};
+use std::ops::Range;
+
+/// Actors handled by one task.
+pub(crate) const ACTORS_PER_TASK: usize = 16 * 1024;
+
+/// What rows are scored by: a weight for each category key.
+#[derive(Debug, Clone)]
+pub struct Scorer {
+    weights: [u64; 256],
+    /// Keys whose category the policy does not name.
+    unnamed: [bool; 256],
+    any_unnamed: bool,
+    actors: usize,
+}
+
+/// One thread's share of the scores.
+#[derive(Debug)]
+pub struct Lane {
+    low: Block<u64>,
+    /// High words, from the first time one is needed.
+    high: Option<Block<u64>>,
+    /// A bit for each actor that has a row without score, from the first time there is one.
+    idle: Option<Block<u64>>,
+    /// An accumulator went beyond 128 bits: the total is far beyond 10^38.
+    overflow: bool,
+    /// The first row met whose category the policy does not name.
+    unknown: Option<UnknownCategory>,
+}
+
+/// A row uses a category to which the policy gives no weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnknownCategory {
+    /// Number of the row within the stream, from 0.
+    pub row: u64,
+    /// The row's category key.
+    pub category: u8,
+}
+
+impl Scorer {
+    /// Weights for the keys of a snapshot's categories; keys from 256 on cannot be used by a row.
+    pub fn new(policy: &Policy, actors: usize, categories: &dyn Names) -> Self {
+        let mut this = Self { weights: [0; 256], unnamed: [false; 256], any_unnamed: false, actors };
+        for key in 0..categories.len().min(256) {
+            let weight = std::str::from_utf8(categories.name(key)).ok().and_then(|name| policy.weight(name));
+            this.weights[key] = weight.unwrap_or(0);
+            this.unnamed[key] = weight.is_none();
+            this.any_unnamed |= weight.is_none();
+        }
+        this
+    }
+
+    /// Bytes that a lane takes in the usual case.
+    pub fn lane_bytes(&self) -> u64 {
+        8 * self.actors as u64
+    }
+
+    /// A lane without rows.
+    pub fn lane(&self) -> Lane {
+        Lane { low: Block::zeroed(self.actors), high: None, idle: None, overflow: false, unknown: None }
+    }
+
+    /// Adds rows (actor key, category key, units) to a lane; `categories` are the keys of the same rows.
+    #[inline]
+    pub fn add(&self, lane: &mut Lane, first_row: u64, categories: &[u8], rows: impl Iterator<Item = (u32, u8, u64)>) {
+        if self.any_unnamed
+            && let Some(at) = categories.iter().position(|category| self.unnamed[usize::from(*category)])
+        {
+            let found = UnknownCategory { row: first_row + at as u64, category: categories[at] };
+            lane.unknown = Some(lane.unknown.map_or(found, |before| before.min(found)));
+        }
+        let Lane { low, high, idle, overflow, .. } = lane;
+        let low = &mut low[..];
+        for (actor, category, units) in rows {
+            let product = u128::from(units) * u128::from(self.weights[usize::from(category)]);
+            let slot = &mut low[actor as usize];
+            let (sum, carry) = slot.overflowing_add(product as u64);
+            *slot = sum;
+            let upper = (product >> 64) as u64;
+            if upper != 0 || carry {
+                let high = high.get_or_insert_with(|| Block::zeroed(self.actors));
+                *overflow |= add_high(&mut high[actor as usize], upper, carry);
+            } else if product == 0 {
+                let idle = idle.get_or_insert_with(|| Block::zeroed(self.actors.div_ceil(64)));
+                idle[actor as usize / 64] |= 1 << (actor % 64);
+            }
+        }
+    }
+}
+
+/// Adds to a high word; whether it went over.
+#[inline]
+fn add_high(high: &mut u64, upper: u64, carry: bool) -> bool {
+    let (sum, over) = high.overflowing_add(upper);
+    let (sum, again) = sum.overflowing_add(carry.into());
+    *high = sum;
+    over | again
+}
+
+/// The scores of an epoch in canonical order, and what they add up to.
+#[derive(Debug)]
+pub struct Scores {
+    low: Block<u64>,
+    high: Option<Block<u64>>,
+    /// Distinct actors among the rows.
+    pub actors: u64,
+    /// Actors with a score above zero.
+    pub positive: u64,
+    /// `S = Σ S_a`; none when it reaches 10^38.
+    pub total: Option<Amount>,
+}
+
+impl Scores {
+    /// Adds up the lanes.
+    ///
+    /// # Errors
+    /// The first row of the stream, if any, whose category the policy does not name.
+    pub fn merge(lanes: Vec<Lane>, names: &dyn Names) -> Result<Self, UnknownCategory> {
+        if let Some(unknown) = lanes.iter().filter_map(|lane| lane.unknown).min() {
+            return Err(unknown);
+        }
+        let overflow = lanes.iter().any(|lane| lane.overflow);
+        let mut lanes = lanes.into_iter();
+        let Some(mut all) = lanes.next() else {
+            let low = Block::zeroed(names.len());
+            return Ok(Self { low, high: None, actors: 0, positive: 0, total: Some(Amount::ZERO) });
+        };
+        let mut overflow = overflow;
+        for lane in lanes {
+            overflow |= all.merge(&lane);
+        }
+        let tally = all.tally(overflow);
+        let Lane { mut low, mut high, .. } = all;
+        if let Some(order) = names.order() {
+            low = gather(&low, order);
+            high = high.map(|high| gather(&high, order));
+        }
+        Ok(Self { low, high, actors: tally.actors, positive: tally.positive, total: tally.total.and_then(Amount::new) })
+    }
+
+    /// Number of names, with or without a score.
+    pub fn len(&self) -> usize {
+        self.low.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.low.is_empty()
+    }
+
+    /// The score at a rank of the canonical order.
+    #[inline]
+    pub fn at(&self, rank: usize) -> u128 {
+        let high = self.high.as_ref().map_or(0, |high| high[rank]);
+        u128::from(high) << 64 | u128::from(self.low[rank])
+    }
+
+    /// The ranks, cut into tasks.
+    pub(crate) fn tasks(&self) -> impl IndexedParallelIterator<Item = Range<usize>> {
+        let len = self.len();
+        (0..len.div_ceil(ACTORS_PER_TASK)).into_par_iter().map(move |task| {
+            let start = task * ACTORS_PER_TASK;
+            start..(start + ACTORS_PER_TASK).min(len)
+        })
+    }
+
+    /// Rank and score of each actor of a range that has one.
+    #[inline]
+    pub(crate) fn each(&self, range: Range<usize>, mut take: impl FnMut(usize, u128)) {
+        match &self.high {
+            None => {
+                for (rank, low) in range.clone().zip(&self.low[range]) {
+                    if *low != 0 {
+                        take(rank, u128::from(*low));
+                    }
+                }
+            }
+            Some(high) => {
+                for ((rank, low), high) in range.clone().zip(&self.low[range.clone()]).zip(&high[range]) {
+                    if low | high != 0 {
+                        take(rank, u128::from(*high) << 64 | u128::from(*low));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn gather(values: &[u64], order: &[u32]) -> Block<u64> {
+    let mut gathered = Block::zeroed(order.len());
+    gathered.par_iter_mut().zip(order).with_min_len(ACTORS_PER_TASK).for_each(|(to, from)| *to = values[*from as usize]);
+    gathered
+}
+
+struct Tally {
+    actors: u64,
+    positive: u64,
+    total: Option<u128>,
+}
+
+impl Lane {
+    /// Adds another lane to this one; whether an accumulator went beyond 128 bits.
+    fn merge(&mut self, other: &Self) -> bool {
+        let len = self.low.len();
+        if self.high.is_none() {
+            // A carry may come up; find out before taking memory for it.
+            let carries = self.low.par_iter().zip(&other.low[..]).with_min_len(ACTORS_PER_TASK);
+            if other.high.is_some() || carries.any(|(a, b)| a.checked_add(*b).is_none()) {
+                self.high = Some(Block::zeroed(len));
+            }
+        }
+        if let Some(other) = &other.idle {
+            let idle = self.idle.get_or_insert_with(|| Block::zeroed(len.div_ceil(64)));
+            idle.iter_mut().zip(&other[..]).for_each(|(to, from)| *to |= from);
+        }
+        let low = self.low.par_iter_mut().zip(&other.low[..]).with_min_len(ACTORS_PER_TASK);
+        match &mut self.high {
+            None => {
+                low.for_each(|(to, from)| *to = to.wrapping_add(*from));
+                false
+            }
+            Some(high) => low
+                .zip(&mut high[..])
+                .enumerate()
+                .map(|(index, ((to, from), high))| {
+                    let (sum, carry) = to.overflowing_add(*from);
+                    *to = sum;
+                    add_high(high, other.high.as_ref().map_or(0, |high| high[index]), carry)
+                })
+                .reduce(|| false, |a, b| a | b),
+        }
+    }
+
+    fn tally(&self, overflow: bool) -> Tally {
+        let len = self.low.len();
+        let parts = (0..len.div_ceil(64)).into_par_iter().with_min_len(ACTORS_PER_TASK / 64).map(|word| {
+            let idle = self.idle.as_ref().map_or(0, |idle| idle[word]);
+            let (mut positive, mut total) = (0u64, Some(0u128));
+            for (bit, index) in (64 * word..(64 * word + 64).min(len)).enumerate() {
+                let high = self.high.as_ref().map_or(0, |high| high[index]);
+                let score = u128::from(high) << 64 | u128::from(self.low[index]);
+                positive |= u64::from(score != 0) << bit;
+                total = total.and_then(|total| total.checked_add(score));
+            }
+            Tally { actors: (positive | idle).count_ones().into(), positive: positive.count_ones().into(), total }
+        });
+        let start = || Tally { actors: 0, positive: 0, total: Some(0) };
+        let sum = parts.reduce(start, |a, b| Tally {
+            actors: a.actors + b.actors,
+            positive: a.positive + b.positive,
+            total: a.total.zip(b.total).and_then(|(a, b)| a.checked_add(b)),
+        });
+        Tally { total: sum.total.filter(|_| !overflow), ..sum }
+    }
+}
