@@ -107,7 +107,15 @@ mod tests {
     #[test]
     fn refuses_other_forms() {
         let good = Cid::of(b"x").to_string();
-        for bad in ["", "b3:", &good[1..], &good[..66], &good.to_uppercase(), &format!("{good}0"), &good.replace("b3:", "B3:")] {
+        for bad in [
+            "",
+            "b3:",
+            &good[1..],
+            &good[..66],
+            &good.to_uppercase(),
+            &format!("{good}0"),
+            &good.replace("b3:", "B3:"),
+        ] {
             assert_eq!(bad.parse::<Cid>(), Err(CidError), "{bad}");
         }
     }

@@ -163,7 +163,8 @@ mod tests {
     fn bytes_are_canonical() {
         for reason in [None, Some(Unpayable::OverBudget)] {
             let bytes = example(reason).to_canonical_bytes();
-            let sorted: std::collections::BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes).unwrap();
+            let sorted: std::collections::BTreeMap<String, serde_json::Value> =
+                serde_json::from_slice(&bytes).unwrap();
             assert_eq!(serde_json::to_vec(&sorted).unwrap(), bytes);
             assert_eq!(serde_json::from_slice::<Manifest>(&bytes).unwrap(), example(reason));
         }

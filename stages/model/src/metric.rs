@@ -1,5 +1,6 @@
-//! What a floor says about each metric it exports. Every floor's `metrics.rs` holds a `METRICS` list of these, so that
-//! the assembly can describe them all to the exporter and a test can compare them with the contract (§7).
+//! What a floor says about each metric it exports. Every floor's `metrics.rs` holds a `METRICS` list of
+//! these, so that the assembly can describe them all to the exporter and a test can compare them with the
+//! contract (§7).
 
 /// How a metric moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

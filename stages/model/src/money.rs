@@ -92,7 +92,9 @@ mod tests {
             assert_eq!(text.parse(), Ok(Amount(units)));
             assert_eq!(Amount(units).to_string(), text);
         }
-        for bad in ["", "00", "01", "+1", "-1", "1.0", "1e3", " 1", "1 ", "١", &format!("1{}", "0".repeat(38))] {
+        for bad in
+            ["", "00", "01", "+1", "-1", "1.0", "1e3", " 1", "1 ", "١", &format!("1{}", "0".repeat(38))]
+        {
             assert_eq!(bad.parse::<Amount>(), Err(AmountError), "{bad:?}");
         }
     }

@@ -107,7 +107,8 @@ fn is_id(b: &[u8]) -> bool {
 }
 
 fn is_label(b: &[u8]) -> bool {
-    (1..=64).contains(&b.len()) && b.iter().all(|c| matches!(c, b' '..=b'~') && !matches!(c, b'\'' | b'"' | b'\\'))
+    (1..=64).contains(&b.len())
+        && b.iter().all(|c| matches!(c, b' '..=b'~') && !matches!(c, b'\'' | b'"' | b'\\'))
 }
 
 /// What is wrong with an actor's name, if anything: 1..=256 bytes of UTF-8 without control characters (Unicode Cc).

@@ -134,7 +134,11 @@ impl Policy {
     /// The first rule of contract §3 that the bytes break, with line and column, without repeating what they hold.
     pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
         if bytes.starts_with(b"\xef\xbb\xbf") {
-            return Err(PolicyError { what: "the file begins with a byte order mark; save it without".into(), line: 1, column: 1 });
+            return Err(PolicyError {
+                what: "the file begins with a byte order mark; save it without".into(),
+                line: 1,
+                column: 1,
+            });
         }
         if let Err(e) = std::str::from_utf8(bytes) {
             let what = format!("the file is not UTF-8 (byte {})", e.valid_up_to());
@@ -272,23 +276,39 @@ impl Visitor<'_> for Text {
 }
 
 /// Reads a string into `slot`, once.
-fn text<'de, A: MapAccess<'de>>(slot: &mut Option<String>, name: &'static str, map: &mut A) -> Result<(), A::Error> {
+fn text<'de, A: MapAccess<'de>>(
+    slot: &mut Option<String>,
+    name: &'static str,
+    map: &mut A,
+) -> Result<(), A::Error> {
     if slot.is_some() {
         return Err(ours(format_args!("`{name}` stands there twice")));
     }
     // A number, null, list or object here is refused by the visitor; say which field it was.
     *slot = Some(map.next_value_seed(Text(name)).map_err(|e| {
-        if e.to_string().contains("invalid type") { ours(format_args!("`{name}` has to be a string")) } else { e }
+        if e.to_string().contains("invalid type") {
+            ours(format_args!("`{name}` has to be a string"))
+        } else {
+            e
+        }
     })?);
     Ok(())
 }
 
-fn nested<'de, A: MapAccess<'de>, T: Fields>(slot: &mut Option<T>, empty: T, map: &mut A) -> Result<(), A::Error> {
+fn nested<'de, A: MapAccess<'de>, T: Fields>(
+    slot: &mut Option<T>,
+    empty: T,
+    map: &mut A,
+) -> Result<(), A::Error> {
     if slot.is_some() {
         return Err(ours(format_args!("{} stand there twice", T::WHAT)));
     }
     *slot = Some(map.next_value_seed(Object(empty)).map_err(|e| {
-        if e.to_string().contains("invalid type") { ours(format_args!("{} have to be an object", T::WHAT)) } else { e }
+        if e.to_string().contains("invalid type") {
+            ours(format_args!("{} have to be an object", T::WHAT))
+        } else {
+            e
+        }
     })?);
     Ok(())
 }
@@ -316,7 +336,11 @@ impl Fields for RawPolicy {
             "min_payout_minor_units" => text(&mut self.min_payout, "min_payout_minor_units", map),
             "weights" => nested(&mut self.weights, RawWeights::default(), map),
             "caps" => nested(&mut self.caps, RawCaps::default(), map),
-            _ => unknown(map, "the policy", "schema, id, mode, weights, rounding, min_payout_minor_units and caps"),
+            _ => unknown(
+                map,
+                "the policy",
+                "schema, id, mode, weights, rounding, min_payout_minor_units and caps",
+            ),
         }
     }
 }
@@ -353,7 +377,8 @@ impl Fields for RawWeights {
     const WHAT: &'static str = "`weights`";
 
     fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        let category: Category = name.parse().map_err(|e| ours(format_args!("a name in `weights` is no category: {e}")))?;
+        let category: Category =
+            name.parse().map_err(|e| ours(format_args!("a name in `weights` is no category: {e}")))?;
         let mut value = None;
         text(&mut value, "a weight", map)?;
         let weight = value.as_deref().and_then(Decimal::parse).ok_or_else(|| {
@@ -379,8 +404,11 @@ impl Decimal {
             Some((whole, fraction)) => (whole, Some(fraction)),
             None => (text, None),
         };
-        let is_digits = |s: &str, max: usize| (1..=max).contains(&s.len()) && s.bytes().all(|c| c.is_ascii_digit());
-        if !is_digits(whole, WEIGHT_WHOLE_DIGITS_MAX) || !fraction.is_none_or(|f| is_digits(f, WEIGHT_FRACTION_DIGITS_MAX)) {
+        let is_digits =
+            |s: &str, max: usize| (1..=max).contains(&s.len()) && s.bytes().all(|c| c.is_ascii_digit());
+        if !is_digits(whole, WEIGHT_WHOLE_DIGITS_MAX)
+            || !fraction.is_none_or(|f| is_digits(f, WEIGHT_FRACTION_DIGITS_MAX))
+        {
             return None;
         }
         let fraction = fraction.unwrap_or("").trim_end_matches('0');
@@ -407,14 +435,24 @@ impl RawPolicy {
             "floor" => Rounding::Floor,
             "largest_remainder" => Rounding::LargestRemainder,
             "half_even" => Rounding::HalfEven,
-            _ => return Err("`rounding` is floor, largest_remainder (share mode) or half_even (tariff mode)".into()),
+            _ => {
+                return Err(
+                    "`rounding` is floor, largest_remainder (share mode) or half_even (tariff mode)".into()
+                );
+            }
         };
         let mode = match (required(self.mode, "mode")?.as_str(), rounding, caps.excess.as_deref()) {
-            ("share", Rounding::HalfEven, _) => return Err("share mode takes rounding floor or largest_remainder".into()),
-            ("tariff", Rounding::LargestRemainder, _) => return Err("tariff mode takes rounding floor or half_even".into()),
+            ("share", Rounding::HalfEven, _) => {
+                return Err("share mode takes rounding floor or largest_remainder".into());
+            }
+            ("tariff", Rounding::LargestRemainder, _) => {
+                return Err("tariff mode takes rounding floor or half_even".into());
+            }
             ("tariff", _, Some(_)) => return Err("`excess` is for share mode only".into()),
             ("tariff", _, None) => Mode::Tariff { rounding },
-            ("share", _, None | Some("redistribute")) => Mode::Share { rounding, excess: Excess::Redistribute },
+            ("share", _, None | Some("redistribute")) => {
+                Mode::Share { rounding, excess: Excess::Redistribute }
+            }
             ("share", _, Some("residual")) => Mode::Share { rounding, excess: Excess::Residual },
             ("share", _, Some(_)) => return Err("`excess` is redistribute or residual".into()),
             _ => return Err("`mode` is share or tariff".into()),
@@ -429,7 +467,9 @@ impl RawPolicy {
                 let scaled = w.digits.checked_mul(10u128.pow(u32::from(scale - w.fraction)));
                 match scaled.and_then(|w| u64::try_from(w).ok()) {
                     Some(weight) => Ok((category, weight)),
-                    None => Err(format!("a weight at the common scale of {scale} fraction digits reaches 2^64")),
+                    None => {
+                        Err(format!("a weight at the common scale of {scale} fraction digits reaches 2^64"))
+                    }
                 }
             })
             .collect::<Result<_, _>>()?;
@@ -459,8 +499,14 @@ mod tests {
     #[test]
     fn reads_the_contracts_example() {
         let p = Policy::parse(FULL.as_bytes()).unwrap();
-        assert_eq!((p.scale(), p.weight("views"), p.weight("subs"), p.weight("n")), (1, Some(3), Some(7), Some(120)));
-        assert_eq!(p.mode(), Mode::Share { rounding: Rounding::LargestRemainder, excess: Excess::Redistribute });
+        assert_eq!(
+            (p.scale(), p.weight("views"), p.weight("subs"), p.weight("n")),
+            (1, Some(3), Some(7), Some(120))
+        );
+        assert_eq!(
+            p.mode(),
+            Mode::Share { rounding: Rounding::LargestRemainder, excess: Excess::Redistribute }
+        );
         assert_eq!(p.hash(), Cid::of(FULL.as_bytes()));
     }
 
@@ -488,7 +534,11 @@ mod tests {
             ("policy.v1", "policy.v2", "`schema` has to be"),
             ("} }", "} } x", "after the policy"),
             ("} }", "}", "ends in the middle"),
-            ("{ \"epoch_minor_units\": \"250000\", \"actor_minor_units\": \"1000\", \"excess\": \"redistribute\" }", "[]", "`caps` have to be"),
+            (
+                "{ \"epoch_minor_units\": \"250000\", \"actor_minor_units\": \"1000\", \"excess\": \"redistribute\" }",
+                "[]",
+                "`caps` have to be",
+            ),
         ];
         for (from, to, expected) in cases {
             let text = if from == "\u{feff}" { format!("{from}{FULL}") } else { FULL.replacen(from, to, 1) };
@@ -505,6 +555,9 @@ mod tests {
     #[test]
     fn excess_is_refused_in_tariff_mode() {
         let text = FULL.replace("share", "tariff").replace("largest_remainder", "half_even");
-        assert_eq!(Policy::parse(text.as_bytes()).unwrap_err().to_string(), "`excess` is for share mode only");
+        assert_eq!(
+            Policy::parse(text.as_bytes()).unwrap_err().to_string(),
+            "`excess` is for share mode only"
+        );
     }
 }

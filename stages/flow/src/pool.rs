@@ -1,0 +1,157 @@
+//! The bridge to rayon: CPU work runs on threads of its own, so that it never holds up the threads that move
+//! bytes.
+
+use crate::error::PoolError;
+use crate::panicked::Panicked;
+use arc_swap::ArcSwap;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tokio::sync::oneshot;
+
+/// A rayon pool whose size a reload may change.
+pub struct Pool(ArcSwap<rayon::ThreadPool>);
+
+impl Pool {
+    /// Starts `threads` compute threads.
+    pub fn new(threads: NonZeroUsize) -> Result<Self, PoolError> {
+        Ok(Self(ArcSwap::from_pointee(start(threads)?)))
+    }
+
+    /// Puts new threads in place of the old ones, which finish the work that they have and end. For that
+    /// while there are more threads than the setting says; rayon pools cannot change their size, and waiting
+    /// would stall the jobs instead.
+    pub fn resize(&self, threads: NonZeroUsize) -> Result<(), PoolError> {
+        if threads.get() != self.threads() {
+            self.0.store(start(threads)?.into());
+        }
+        Ok(())
+    }
+
+    /// How many threads new work finds.
+    pub fn threads(&self) -> usize {
+        self.0.load().current_num_threads()
+    }
+
+    /// Runs `work` on the pool; what it does in parallel with rayon stays there too. A panic comes back as an
+    /// error. If the returned future is dropped before the work begins, the work is skipped; once it has
+    /// begun, it runs to its end and its result is thrown away.
+    pub async fn run<T, F>(&self, work: F) -> Result<T, Panicked>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let (tx, rx) = oneshot::channel();
+        // rayon keeps a pool alive until what was spawned on it is done, so a swap right after this line
+        // loses nothing.
+        self.0.load().spawn(move || {
+            if tx.is_closed() {
+                return;
+            }
+            // Unwind safe: `work` and all it owns are gone after a panic, and nobody else sees them.
+            let result = catch_unwind(AssertUnwindSafe(work)).map_err(Panicked::of);
+            let _ = tx.send(result);
+        });
+        rx.await.unwrap_or_else(|_| Err(Panicked { message: "the compute thread went away".into() }))
+    }
+}
+
+fn start(threads: NonZeroUsize) -> Result<rayon::ThreadPool, PoolError> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.get())
+        .thread_name(|index| format!("compute-{index}"))
+        // Only a result whose own drop panics can get here. Without a handler rayon would abort the process.
+        .panic_handler(|_| {})
+        .build()
+        .map_err(|source| PoolError { threads: threads.get(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, mpsc};
+
+    fn pool(threads: usize) -> Pool {
+        Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap()
+    }
+
+    fn thread() -> String {
+        std::thread::current().name().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn runs_on_threads_of_its_own() {
+        let (name, inner) = pool(2).run(|| (thread(), rayon::join(thread, thread))).await.unwrap();
+        for name in [name, inner.0, inner.1] {
+            assert!(name.starts_with("compute-"), "{name:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_the_pool_goes_on() {
+        let pool = pool(1);
+        assert_eq!(pool.run(|| -> u8 { panic!("row 7") }).await, Err(Panicked { message: "row 7".into() }));
+        assert_eq!(pool.run(|| 7).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_result_that_cannot_be_dropped_does_not_take_the_process_along() {
+        struct Bad;
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("in drop");
+            }
+        }
+        let pool = Arc::new(pool(1));
+        let (started, has_started) = oneshot::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        let task = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move {
+                pool.run(move || {
+                    let _ = started.send(());
+                    let _ = wait.recv();
+                    Bad
+                })
+                .await
+                .map(std::mem::forget)
+            }
+        });
+        has_started.await.unwrap();
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        drop(go);
+        assert_eq!(pool.run(|| 7).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_swap_lets_the_old_threads_finish() {
+        let pool = pool(1);
+        let (go, wait) = mpsc::channel();
+        let mut old = Box::pin(pool.run(move || wait.recv().unwrap()));
+        assert_eq!((&mut old).now_or_never(), None);
+        pool.resize(NonZeroUsize::new(3).unwrap()).unwrap();
+        assert_eq!(pool.threads(), 3);
+        assert_eq!(pool.run(rayon::current_num_threads).await, Ok(3), "new work finds the new threads");
+        go.send(7).unwrap();
+        assert_eq!(old.await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_is_not_begun() {
+        let pool = pool(1);
+        let (go, wait) = mpsc::channel::<()>();
+        let mut busy = Box::pin(pool.run(move || wait.recv()));
+        assert!((&mut busy).now_or_never().is_none());
+        let ran = Arc::new(AtomicBool::new(false));
+        let mark = Arc::clone(&ran);
+        let mut dropped = Box::pin(pool.run(move || mark.store(true, Ordering::SeqCst)));
+        assert!((&mut dropped).now_or_never().is_none());
+        drop(dropped);
+        drop(go);
+        busy.await.unwrap().unwrap_err();
+        assert_eq!(pool.run(|| 7).await, Ok(7), "comes after it on the one thread");
+        assert!(!ran.load(Ordering::SeqCst));
+    }
+}
