@@ -1,0 +1,112 @@
+//! Settings of delivery, with the reason of each default. All are integers or durations: nothing near money
+//! is a float.
+
+use crate::ledger::LedgerUrl;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All of this floor.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EmitConfig {
+    /// `LEDGER_URL`.
+    pub ledger: LedgerUrl,
+    /// `STATE_DIR`; `None` is amnesia: key, latch, audit, quarantine and the embedded ledger live in memory
+    /// only.
+    pub state_dir: Option<PathBuf>,
+    /// One emission.
+    pub delivery: DeliveryConfig,
+    /// What could not be delivered.
+    pub quarantine: QuarantineConfig,
+    /// Sending it again.
+    pub reemit: ReemitConfig,
+    /// When a ledger counts as degraded.
+    pub health: HealthConfig,
+}
+
+/// Bounds of one emission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliveryConfig {
+    /// `LEDGER_DEADLINE_MS`: over all attempts, waits and questions.
+    pub deadline: Duration,
+    /// `LEDGER_MAX_RETRIES`: submissions after the first.
+    pub retries_max: u32,
+    /// Over one attempt: two attempts and a question fit into the default deadline.
+    pub attempt: Duration,
+    /// Ceiling of the first wait; it doubles with each failure.
+    pub backoff_first: Duration,
+    /// Ceiling of any wait.
+    pub backoff_max: Duration,
+}
+
+impl Default for DeliveryConfig {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_millis(1000),
+            retries_max: 2,
+            attempt: Duration::from_millis(400),
+            backoff_first: Duration::from_millis(25),
+            backoff_max: Duration::from_millis(400),
+        }
+    }
+}
+
+/// Bounds of the quarantine buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuarantineConfig {
+    /// Intents, reserved places included: a day of epochs of a large deployment, and a page of `list` is
+    /// still readable.
+    pub entries_max: u64,
+    /// Their bytes: entries are below 2 KiB, so the count is what usually binds.
+    pub bytes_max: u64,
+}
+
+impl Default for QuarantineConfig {
+    fn default() -> Self {
+        Self { entries_max: 10_000, bytes_max: 16 << 20 }
+    }
+}
+
+/// How quarantined intents are sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReemitConfig {
+    /// Ceiling of the wait after a first failure; it doubles with each.
+    pub backoff_first: Duration,
+    /// Ceiling of any wait: how late a ledger's recovery is noticed at worst.
+    pub backoff_max: Duration,
+    /// Least time between two, so that a ledger coming back is not knocked over (200 a second).
+    pub gap: Duration,
+}
+
+impl Default for ReemitConfig {
+    fn default() -> Self {
+        Self {
+            backoff_first: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(15),
+            gap: Duration::from_millis(5),
+        }
+    }
+}
+
+/// When `readyz` says `ledger_degraded` (runbook §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// p99 of an attempt's latency above this is degraded.
+    pub p99_max: Duration,
+    /// So many failed attempts in a row are degraded.
+    pub failures_max: u32,
+    /// Attempts older than this no longer count.
+    pub window: Duration,
+    /// With fewer attempts than this a percentile says nothing: the p99 of three is the slowest of three.
+    pub samples_min: usize,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self {
+            p99_max: Duration::from_millis(250),
+            failures_max: 5,
+            window: Duration::from_secs(60),
+            samples_min: 20,
+        }
+    }
+}

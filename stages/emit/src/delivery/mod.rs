@@ -1,0 +1,10 @@
+//! One emission: from an intent to what became of it.
+//!
+//! [`machine`] decides, the driver carries out. The law is in the machine; the driver adds time, random bits,
+//! the ledger, the quarantine and the latch, and decides nothing.
+
+mod driver;
+pub mod machine;
+
+pub use driver::{Delivered, Deliverer, Surroundings};
+pub use machine::{Action, Delivery, Event, Outcome, step};

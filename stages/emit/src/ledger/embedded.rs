@@ -1,0 +1,182 @@
+//! A ledger of our own in one redb file, or in memory under amnesia: the default, and a real one.
+//!
+//! The law, settle-once, is one durable write transaction: look up (tenant, epoch) and the run key, then
+//! insert both or neither. redb has one writer at a time, so nothing can come in between. What a dup or a
+//! conflict reports was committed durably before.
+//!
+//! ```text
+//! settlements  (tenant, epoch) -> intent as JSON
+//! run_keys     run key          -> (tenant, epoch)
+//! ```
+//!
+//! [`settle`] takes many intents for one commit, which is where a group commit will come in.
+
+use super::{Answer, Ledger, LedgerError, Record, Verdict};
+use crate::redb_file::{self, DbError};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use rewarder_model::world::{BoxFuture, Clock};
+use rewarder_model::{Cid, EpochId, Intent, TenantId};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Name of the file in `STATE_DIR`.
+pub const LEDGER_FILE: &str = "ledger.redb";
+
+const SETTLEMENTS: TableDefinition<'static, (&str, &str), &[u8]> = TableDefinition::new("settlements");
+const RUN_KEYS: TableDefinition<'static, &[u8; 32], (&str, &str)> = TableDefinition::new("run_keys");
+
+/// A ledger in one file, or in memory. Cheap to clone; all clones are one ledger.
+#[derive(Clone)]
+pub struct EmbeddedLedger {
+    db: Arc<Database>,
+}
+
+impl EmbeddedLedger {
+    /// The ledger in `state_dir`; `None` keeps it in memory.
+    ///
+    /// # Errors
+    /// [`DbError::InUse`] if another process has it for longer than a moment, or the disk's.
+    pub async fn open(state_dir: Option<&Path>, clock: &dyn Clock) -> Result<Self, DbError> {
+        let path = state_dir.unwrap_or(Path::new("")).join(LEDGER_FILE);
+        let failed = |source| DbError::Failed { path: path.clone(), source: Box::new(source) };
+        let db = match state_dir {
+            Some(_) => redb_file::open(&path, clock).await?,
+            None => redb_file::in_memory().map_err(|error| failed(error.into()))?,
+        };
+        // So that a reader never meets a ledger without tables.
+        let make = || -> Result<(), redb::Error> {
+            let txn = redb_file::write(&db)?;
+            txn.open_table(SETTLEMENTS)?;
+            txn.open_table(RUN_KEYS)?;
+            Ok(txn.commit()?)
+        };
+        make().map_err(failed)?;
+        Ok(Self { db: Arc::new(db) })
+    }
+
+    /// Number of settlements: what a test for "never twice, never lost" counts. Blocks.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn count(&self) -> Result<u64, LedgerError> {
+        let count =
+            || -> Result<u64, redb::Error> { Ok(self.db.begin_read()?.open_table(SETTLEMENTS)?.len()?) };
+        count().map_err(|error| storage(Verdict::Retry, &error))
+    }
+
+    /// The intent that settled an epoch. Blocks.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn settlement(&self, tenant: &TenantId, epoch: &EpochId) -> Result<Option<Intent>, LedgerError> {
+        let get = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let table = self.db.begin_read()?.open_table(SETTLEMENTS)?;
+            Ok(table.get((tenant.as_str(), epoch.as_str()))?.map(|value| value.value().to_vec()))
+        };
+        get().map_err(|error| storage(Verdict::Retry, &error))?.map(|json| stored(&json)).transpose()
+    }
+}
+
+/// Settles intents in their order, in one durable commit. The answers hold only if this returns them.
+fn settle(db: &Database, intents: &[Intent]) -> Result<Vec<Answer>, LedgerError> {
+    let before = |error: redb::Error| storage(Verdict::Retry, &error);
+    let txn = redb_file::write(db).map_err(before)?;
+    let mut answers = Vec::with_capacity(intents.len());
+    {
+        let mut settlements = txn.open_table(SETTLEMENTS).map_err(|e| before(e.into()))?;
+        let mut run_keys = txn.open_table(RUN_KEYS).map_err(|e| before(e.into()))?;
+        for intent in intents {
+            answers.push(settle_one(&mut settlements, &mut run_keys, intent)?);
+        }
+    }
+    if answers.contains(&Answer::Accepted) {
+        // From here on the outcome is in the disk's hands.
+        txn.commit().map_err(|error| storage(Verdict::Unknown, &error.into()))?;
+    } else {
+        txn.abort().map_err(|error| before(error.into()))?;
+    }
+    Ok(answers)
+}
+
+fn settle_one(
+    settlements: &mut redb::Table<'_, (&'static str, &'static str), &'static [u8]>,
+    run_keys: &mut redb::Table<'_, &'static [u8; 32], (&'static str, &'static str)>,
+    intent: &Intent,
+) -> Result<Answer, LedgerError> {
+    let before = |error: redb::StorageError| storage(Verdict::Retry, &error.into());
+    let key = (intent.tenant.as_str(), intent.epoch_id.as_str());
+    if let Some(value) = settlements.get(key).map_err(before)? {
+        let record = record(&stored(value.value())?);
+        let same = record.run_key == intent.run_key;
+        return Ok(if same { Answer::Dup(record) } else { Answer::Conflict(record) });
+    }
+    // A run key covers its epoch, and its snapshot covers its tenant: standing under another key it cannot be
+    // ours.
+    if run_keys.get(intent.run_key.as_bytes()).map_err(before)?.is_some() {
+        return Err(LedgerError::new(
+            Verdict::Refused,
+            "this run key is settled under another tenant or epoch",
+        ));
+    }
+    let json = serde_json::to_vec(intent)
+        .map_err(|_| LedgerError::new(Verdict::Refused, "the intent cannot be written as JSON"))?;
+    settlements.insert(key, json.as_slice()).map_err(before)?;
+    run_keys.insert(intent.run_key.as_bytes(), key).map_err(before)?;
+    Ok(Answer::Accepted)
+}
+
+fn find(db: &Database, run_key: &Cid) -> Result<Option<Record>, LedgerError> {
+    let get = || -> Result<Option<Vec<u8>>, redb::Error> {
+        let txn = db.begin_read()?;
+        let Some(key) = txn.open_table(RUN_KEYS)?.get(run_key.as_bytes())? else { return Ok(None) };
+        Ok(txn.open_table(SETTLEMENTS)?.get(key.value())?.map(|value| value.value().to_vec()))
+    };
+    let json = get().map_err(|error| storage(Verdict::Retry, &error))?;
+    json.map(|json| stored(&json).map(|intent| record(&intent))).transpose()
+}
+
+fn record(intent: &Intent) -> Record {
+    Record { run_key: intent.run_key, commitment: intent.commitment }
+}
+
+fn stored(json: &[u8]) -> Result<Intent, LedgerError> {
+    serde_json::from_slice(json)
+        .map_err(|_| LedgerError::new(Verdict::Refused, "a record of the embedded ledger cannot be read"))
+}
+
+fn storage(verdict: Verdict, error: &redb::Error) -> LedgerError {
+    LedgerError::new(verdict, format!("the embedded ledger failed: {error}"))
+}
+
+/// redb blocks on the disk. A blocking task that has begun runs to its end even if the waiting future is
+/// dropped.
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, LedgerError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(LedgerError::new(Verdict::Unknown, "the thread of the embedded ledger died")))
+}
+
+impl Ledger for EmbeddedLedger {
+    fn submit<'a>(&'a self, intent: &'a Intent) -> BoxFuture<'a, Result<Answer, LedgerError>> {
+        let (db, intent) = (self.db.clone(), intent.clone());
+        Box::pin(on_thread(move || {
+            let answers = settle(&db, std::slice::from_ref(&intent))?;
+            answers
+                .first()
+                .copied()
+                .ok_or_else(|| LedgerError::new(Verdict::Unknown, "the ledger gave no answer"))
+        }))
+    }
+
+    fn lookup<'a>(&'a self, run_key: &'a Cid) -> BoxFuture<'a, Result<Option<Record>, LedgerError>> {
+        let (db, run_key) = (self.db.clone(), *run_key);
+        Box::pin(on_thread(move || find(&db, &run_key)))
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        let this = self.clone();
+        Box::pin(on_thread(move || this.count().map(drop)))
+    }
+}

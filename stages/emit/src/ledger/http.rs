@@ -1,0 +1,253 @@
+//! `svc-ledger` over HTTP (contract §6, ledger protocol).
+//!
+//! The law: an answer counts only if it carries what it must. What was settled is known from a 201, 200 or
+//! 409 whose body names the run; anything else that came after the request left is *unknown*. Only a
+//! connection that was never made, and a 429, are known to have settled nothing.
+//!
+//! ```text
+//! 201 {"result":"accepted"…}                                accepted
+//! 200 {"result":"dup","run_key":…,"commitment":…}           dup
+//! 409 {"result":"conflict","run_key":…,"commitment":…}      conflict
+//! other 4xx                                                 refused for good
+//! 429                                                       retry, after Retry-After
+//! 5xx, 408, anything else, no answer, a garbled body        unknown, after Retry-After
+//! ```
+//!
+//! There is no time in here: whoever calls bounds the wait and drops the future, which closes the connection.
+//! Connections are kept and used again. No TLS yet, and no redirects: money does not follow a stranger's
+//! address.
+
+use super::{Answer, Ledger, LedgerError, Record, Verdict};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use rewarder_model::world::BoxFuture;
+use rewarder_model::{Cid, Intent};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// Largest answer that is read: a stored intent is below 1 KiB, and a proxy's error page rarely tells more.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Longest patience that is believed; an hour-long Retry-After is for people.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// Idle connections kept: as many as emissions run at once in a large deployment.
+const IDLE_CONNECTIONS_MAX: usize = 32;
+
+/// A client of one `svc-ledger`.
+#[derive(Clone)]
+pub struct HttpLedger {
+    client: Client<HttpConnector, Full<Bytes>>,
+    base: String,
+}
+
+/// The members of an answer that are read; a ledger may say more.
+#[derive(Deserialize, Default)]
+struct Said {
+    #[serde(alias = "status")]
+    result: Option<String>,
+    run_key: Option<Cid>,
+    commitment: Option<Cid>,
+}
+
+impl Said {
+    /// The stored run, if the body names it and calls it by the right word, or by none.
+    fn record(&self, word: &str) -> Option<Record> {
+        let fits = self.result.as_deref().is_none_or(|result| result == word);
+        Some(Record { run_key: self.run_key?, commitment: self.commitment? }).filter(|_| fits)
+    }
+}
+
+struct Reply {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    said: Option<Said>,
+}
+
+impl Reply {
+    fn error(&self, verdict: Verdict, what: &str) -> LedgerError {
+        let detail = format!("the ledger answered {} {what}", self.status.as_u16());
+        LedgerError { verdict, retry_after: self.retry_after, detail }
+    }
+}
+
+impl HttpLedger {
+    /// A client of the ledger at `base`, as [`LedgerUrl::Http`](super::LedgerUrl::Http) holds it.
+    pub fn new(base: &str) -> Self {
+        let mut connector = HttpConnector::new();
+        // An intent is one small packet that somebody waits for.
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .build(connector);
+        Self { client, base: base.trim_end_matches('/').to_owned() }
+    }
+
+    async fn call(&self, request: Request<Full<Bytes>>) -> Result<Reply, LedgerError> {
+        let response = self.client.request(request).await.map_err(|error| {
+            if error.is_connect() {
+                LedgerError::new(Verdict::Retry, "the ledger cannot be reached")
+            } else {
+                LedgerError::new(Verdict::Unknown, "the connection broke before the ledger answered")
+            }
+        })?;
+        let (head, body) = response.into_parts();
+        let retry_after = head.headers.get(header::RETRY_AFTER).and_then(seconds);
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        let said = body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
+        Ok(Reply { status: head.status, retry_after, said })
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        run_key: Option<&Cid>,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, LedgerError> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if let Some(run_key) = run_key {
+            request = request
+                .header("idempotency-key", run_key.to_string())
+                .header(header::CONTENT_TYPE, "application/json");
+        }
+        request
+            .header(header::ACCEPT, "application/json")
+            .body(Full::new(body))
+            .map_err(|_| LedgerError::new(Verdict::Refused, "the ledger's url makes no request"))
+    }
+
+    async fn submit(&self, intent: &Intent) -> Result<Answer, LedgerError> {
+        let body = serde_json::to_vec(intent)
+            .map_err(|_| LedgerError::new(Verdict::Refused, "the intent cannot be written as JSON"))?;
+        let reply =
+            self.call(self.request(Method::POST, "/intents", Some(&intent.run_key), body.into())?).await?;
+        read_answer(&reply, intent)
+    }
+
+    async fn lookup(&self, run_key: &Cid) -> Result<Option<Record>, LedgerError> {
+        let path = format!("/intents/{run_key}");
+        let reply = self.call(self.request(Method::GET, &path, None, Bytes::new())?).await?;
+        match reply.status {
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::OK => {
+                let said = reply.said.as_ref();
+                let record =
+                    said.and_then(|s| Some(Record { run_key: s.run_key?, commitment: s.commitment? }));
+                let record = record.filter(|record| record.run_key == *run_key);
+                record
+                    .map(Some)
+                    .ok_or_else(|| reply.error(Verdict::Unknown, "without the record that was asked for"))
+            }
+            // A question settles nothing, so that it can always be asked again.
+            _ => Err(reply.error(Verdict::Retry, "when it was asked what became of an intent")),
+        }
+    }
+}
+
+/// Reads what a ledger said to an intent.
+fn read_answer(reply: &Reply, intent: &Intent) -> Result<Answer, LedgerError> {
+    let ours = Record { run_key: intent.run_key, commitment: intent.commitment };
+    let garbled = || reply.error(Verdict::Unknown, "without what such an answer must carry");
+    let said = reply.said.as_ref();
+    match reply.status.as_u16() {
+        201 => {
+            let said = said.ok_or_else(garbled)?;
+            let word = said.result.as_deref() == Some("accepted");
+            let named = said.record("accepted") == Some(ours);
+            let other = said.run_key.is_some_and(|key| key != ours.run_key)
+                || said.commitment.is_some_and(|commitment| commitment != ours.commitment);
+            if (word || named) && !other { Ok(Answer::Accepted) } else { Err(garbled()) }
+        }
+        200 => said.and_then(|said| said.record("dup")).map(Answer::Dup).ok_or_else(garbled),
+        409 => said.and_then(|said| said.record("conflict")).map(Answer::Conflict).ok_or_else(garbled),
+        429 => Err(reply.error(Verdict::Retry, "and asks for patience")),
+        408 => Err(reply.error(Verdict::Unknown, "to an intent")),
+        400..500 => Err(reply.error(Verdict::Refused, "to an intent")),
+        _ => Err(reply.error(Verdict::Unknown, "to an intent")),
+    }
+}
+
+/// `Retry-After` in seconds; the form with a date would need a clock that agrees with the ledger's.
+fn seconds(value: &HeaderValue) -> Option<Duration> {
+    let seconds = value.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}
+
+impl Ledger for HttpLedger {
+    fn submit<'a>(&'a self, intent: &'a Intent) -> BoxFuture<'a, Result<Answer, LedgerError>> {
+        Box::pin(self.submit(intent))
+    }
+
+    fn lookup<'a>(&'a self, run_key: &'a Cid) -> BoxFuture<'a, Result<Option<Record>, LedgerError>> {
+        Box::pin(self.lookup(run_key))
+    }
+
+    /// Asks for a run key that nobody can have: a ledger that says "not found" is there.
+    fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Box::pin(async move { self.lookup(&Cid::of(b"svc-rewarder|probe")).await.map(drop) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::world::intent;
+
+    #[test]
+    fn answers_are_read_strictly() {
+        let ours = intent(1);
+        let (key, commitment, other) = (ours.run_key, ours.commitment, Cid::of(b"other"));
+        let check = |status: u16, body: String, expect: Result<Answer, Verdict>| {
+            let said = serde_json::from_str(&body).ok();
+            let reply = Reply { status: StatusCode::from_u16(status).unwrap(), retry_after: None, said };
+            assert_eq!(read_answer(&reply, &ours).map_err(|error| error.verdict), expect, "{status} {body}");
+        };
+        let unknown = || Err(Verdict::Unknown);
+        let body = |result: &str, key: &Cid, commitment: &Cid| {
+            format!(r#"{{"result":"{result}","run_key":"{key}","commitment":"{commitment}","more":1}}"#)
+        };
+        check(201, r#"{"result":"accepted"}"#.into(), Ok(Answer::Accepted));
+        check(201, r#"{"status":"accepted"}"#.into(), Ok(Answer::Accepted));
+        check(201, body("accepted", &key, &commitment), Ok(Answer::Accepted));
+        check(201, format!(r#"{{"run_key":"{key}","commitment":"{commitment}"}}"#), Ok(Answer::Accepted));
+        for garbled in
+            ["", "{}", "<html>", r#"{"result":"dup"}"#, r#"{"result":"accepted""#, "[]", r#"{"run_key":7}"#]
+        {
+            for status in [201, 200, 409, 204, 302, 500] {
+                check(status, garbled.into(), unknown());
+            }
+        }
+        check(201, body("accepted", &other, &commitment), unknown());
+        check(201, body("accepted", &key, &other), unknown());
+        check(201, body("dup", &key, &commitment), unknown());
+        check(200, body("dup", &key, &commitment), Ok(Answer::Dup(Record { run_key: key, commitment })));
+        check(200, body("dup", &key, &other), Ok(Answer::Dup(Record { run_key: key, commitment: other })));
+        check(200, body("accepted", &key, &commitment), unknown());
+        check(200, r#"{"result":"dup"}"#.into(), unknown());
+        check(
+            409,
+            body("conflict", &other, &other),
+            Ok(Answer::Conflict(Record { run_key: other, commitment: other })),
+        );
+        check(429, String::new(), Err(Verdict::Retry));
+        for (status, verdict) in [
+            (400, Verdict::Refused),
+            (404, Verdict::Refused),
+            (408, Verdict::Unknown),
+            (503, Verdict::Unknown),
+        ] {
+            check(status, body("accepted", &key, &commitment), Err(verdict));
+        }
+    }
+
+    #[test]
+    fn patience_is_bounded() {
+        let check = |text: &'static str, expect| assert_eq!(seconds(&HeaderValue::from_static(text)), expect);
+        check("2", Some(Duration::from_secs(2)));
+        check("99999999999", Some(RETRY_AFTER_MAX));
+        check("Wed, 21 Oct 2026 07:28:00 GMT", None);
+        check("-1", None);
+    }
+}

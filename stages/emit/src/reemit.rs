@@ -1,0 +1,190 @@
+//! Sends quarantined intents again: oldest first, under the same run key, until they are settled.
+//!
+//! The law: one at a time; after a failure everything waits, longer with each failure in a row; an entry that
+//! fails waits longer by itself, so that one that can never be delivered does not stand before the others.
+//! Under the latch nothing is sent. What the ledger refuses, or finds in conflict with another run, waits for
+//! an operator from then on.
+//!
+//! [`Schedule`] decides and is pure; [`Deliverer::reemit_until`] carries out.
+
+use crate::config::ReemitConfig;
+use crate::delivery::{Delivered, Deliverer, Outcome};
+use crate::error::EmitError;
+use crate::quarantine::State;
+use rewarder_model::Intent;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a set latch, or a change that nobody announced, is looked at.
+const IDLE_POLL: Duration = Duration::from_secs(1);
+
+/// When which entry is tried again. Kept in memory only: after a restart everything is due, which is what one
+/// wants.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    failures_in_a_row: u32,
+    not_before: Duration,
+    /// By place in the quarantine: failures, and not before when.
+    entries: BTreeMap<u64, (u32, Duration)>,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Send this entry.
+    Send(u64),
+    /// Nothing before this moment.
+    WaitUntil(Duration),
+    /// Nothing at all.
+    Idle,
+}
+
+impl Schedule {
+    /// What to do at `now`, given the pending entries, oldest first.
+    pub fn turn(&mut self, pending: &[u64], now: Duration) -> Turn {
+        self.entries.retain(|seq, _| pending.binary_search(seq).is_ok());
+        let due =
+            |seq: &u64| self.entries.get(seq).map_or(Duration::ZERO, |(_, at)| *at).max(self.not_before);
+        match pending.iter().find(|seq| due(seq) <= now) {
+            Some(seq) => Turn::Send(*seq),
+            None => pending.iter().map(due).min().map_or(Turn::Idle, Turn::WaitUntil),
+        }
+    }
+
+    /// An entry is settled, or gone: the ledger is there.
+    pub fn succeeded(&mut self, seq: u64, config: &ReemitConfig, now: Duration) {
+        self.entries.remove(&seq);
+        self.failures_in_a_row = 0;
+        self.not_before = now + config.gap;
+    }
+
+    /// An entry failed; `jitter` draws a time below a ceiling.
+    pub fn failed(
+        &mut self,
+        seq: u64,
+        config: &ReemitConfig,
+        now: Duration,
+        jitter: impl Fn(Duration) -> Duration,
+    ) {
+        // Half fixed, half random: a full jitter of near nothing would hammer a ledger that is down.
+        let wait = |failures: u32| {
+            let doubled = config.backoff_first.saturating_mul(1u32.checked_shl(failures).unwrap_or(u32::MAX));
+            let ceiling = doubled.min(config.backoff_max) / 2;
+            now + ceiling + jitter(ceiling)
+        };
+        self.not_before = wait(self.failures_in_a_row);
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        let failures = self.entries.get(&seq).map_or(0, |(failures, _)| *failures);
+        self.entries.insert(seq, (failures.saturating_add(1), wait(failures)));
+    }
+}
+
+impl Deliverer {
+    /// Sends quarantined intents again until `stop` completes; `settled` hears of each that is done with, to
+    /// replace its delivery record. An emission under way is brought to its end.
+    pub async fn reemit_until(
+        self: &Arc<Self>,
+        stop: impl Future<Output = ()> + Send,
+        settled: impl Fn(&Intent, &Delivered) + Send + Sync,
+    ) {
+        let mut schedule = Schedule::default();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let wait = match self.reemit_once(&mut schedule, &settled).await {
+                Ok(wait) => wait,
+                Err(error) => {
+                    tracing::error!(%error, "quarantined intents cannot be sent again now");
+                    IDLE_POLL
+                }
+            };
+            tokio::select! {
+                biased;
+                () = &mut stop => return,
+                () = self.clock().sleep(wait) => {}
+                () = self.changed.notified(), if wait >= IDLE_POLL => {}
+            }
+        }
+    }
+
+    /// One turn: sends at most one entry, and says how long to wait before the next turn.
+    ///
+    /// # Errors
+    /// When the quarantine cannot be written; the entry stays and is sent again.
+    pub async fn reemit_once(
+        self: &Arc<Self>,
+        schedule: &mut Schedule,
+        settled: &(impl Fn(&Intent, &Delivered) + Sync),
+    ) -> Result<Duration, EmitError> {
+        if self.latch().is_set() {
+            return Ok(IDLE_POLL);
+        }
+        let now = self.clock().monotonic();
+        let seq = match schedule.turn(&self.quarantine().pending(), now) {
+            Turn::Send(seq) => seq,
+            Turn::WaitUntil(then) => return Ok(then.saturating_sub(now)),
+            Turn::Idle => return Ok(IDLE_POLL),
+        };
+        let Some(entry) = self.quarantine().show(seq) else { return Ok(Duration::ZERO) };
+        let delivered = self.run(&entry.intent, entry.unknown).await?;
+        let hold = match &delivered.outcome {
+            // The caller was promised delivery (202) and there will be none: a person has to know.
+            Outcome::Conflict(record) => {
+                let cause = format!("the epoch is settled with run {}", record.run_key);
+                let none = Outcome::Refused { detail: cause };
+                self.hold(&Delivered { outcome: none, ..delivered.clone() })
+            }
+            _ => self.hold(&delivered),
+        };
+        let pending = hold.as_ref().is_some_and(|hold| hold.state == State::Pending);
+        let quarantine = self.quarantine().clone();
+        crate::blocking(move || match hold {
+            Some(hold) => quarantine.update(seq, &hold).map(drop),
+            None => quarantine.remove(seq).map(drop),
+        })
+        .await??;
+        self.show_depth();
+        let now = self.clock().monotonic();
+        if pending {
+            schedule.failed(seq, &self.reemit, now, |ceiling| self.jitter(ceiling));
+        } else {
+            schedule.succeeded(seq, &self.reemit, now);
+            settled(&entry.intent, &delivered);
+        }
+        Ok(Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn oldest_first_and_nobody_blocks_the_others() {
+        let config = ReemitConfig { backoff_first: ms(100), backoff_max: ms(1000), gap: ms(5) };
+        let most = |ceiling| ceiling;
+        let mut s = Schedule::default();
+        assert_eq!(s.turn(&[], ms(0)), Turn::Idle);
+        assert_eq!(s.turn(&[3, 7, 9], ms(0)), Turn::Send(3));
+        s.failed(3, &config, ms(0), most);
+        assert_eq!(s.turn(&[3, 7, 9], ms(0)), Turn::WaitUntil(ms(100)));
+        assert_eq!(s.turn(&[3, 7, 9], ms(100)), Turn::Send(3));
+        s.failed(3, &config, ms(100), most);
+        assert_eq!(s.turn(&[3, 7, 9], ms(300)), Turn::Send(3));
+        s.failed(3, &config, ms(300), |_| ms(0));
+        assert_eq!(s.turn(&[3, 7, 9], ms(500)), Turn::Send(3));
+        s.failed(3, &config, ms(500), most);
+        s.succeeded(7, &config, ms(600));
+        assert_eq!(s.turn(&[3, 9], ms(600)), Turn::WaitUntil(ms(605)));
+        assert_eq!(s.turn(&[3, 9], ms(605)), Turn::Send(9), "3 waits for itself only");
+        s.succeeded(9, &config, ms(605));
+        assert_eq!(s.turn(&[3], ms(610)), Turn::WaitUntil(ms(1300)));
+        assert_eq!(s.turn(&[], ms(610)), Turn::Idle);
+        assert!(s.entries.is_empty(), "what is gone is forgotten");
+    }
+}

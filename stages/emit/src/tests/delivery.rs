@@ -1,0 +1,371 @@
+//! The laws of emission under faults: never twice, never lost, nothing under the latch.
+
+use super::peer::{Fault, Peer};
+use super::world::{Dice, HandClock, HastyClock, PatientClock, intent};
+use crate::delivery::Surroundings;
+use crate::*;
+use rewarder_model::world::{BoxFuture, Clock, Entropy};
+use rewarder_model::{Cid, Intent};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+async fn deliverer(
+    ledger: Arc<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    dir: Option<&Path>,
+    entries_max: u64,
+) -> Arc<Deliverer> {
+    let config = QuarantineConfig { entries_max, ..QuarantineConfig::default() };
+    let quarantine = Quarantine::open(dir, config, &*clock).await.unwrap();
+    let latch = Arc::new(Latch::open(dir, Arc::new(Audit::open(dir).unwrap())).unwrap());
+    let around = Surroundings { ledger, quarantine, latch, clock, entropy: Arc::new(Dice::new(7)) };
+    let config = DeliveryConfig { backoff_max: Duration::from_millis(50), ..DeliveryConfig::default() };
+    Deliverer::new(around, config, ReemitConfig::default(), HealthConfig::default())
+}
+
+/// A ledger with the settle-once law that fails by the dice until it is healed, and that knows who was
+/// impatient.
+struct Faulty {
+    dice: Dice,
+    state: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    healed: bool,
+    settled: BTreeMap<String, Record>,
+    /// Submissions whose sender cannot know their fate, until it asks.
+    open: BTreeSet<Cid>,
+    submits: u32,
+}
+
+impl Ledger for Faulty {
+    fn submit<'a>(&'a self, intent: &'a Intent) -> BoxFuture<'a, Result<Answer, LedgerError>> {
+        Box::pin(async move {
+            let dice = self.dice.below(8);
+            let (answer, fault) = {
+                let mut book = self.state.lock().unwrap();
+                book.submits += 1;
+                assert!(!book.open.contains(&intent.run_key), "sent again without asking");
+                let fault = if book.healed { 7 } else { dice };
+                if fault >= 2 {
+                    let ours = Record { run_key: intent.run_key, commitment: intent.commitment };
+                    let key = format!("{} {}", intent.tenant, intent.epoch_id);
+                    let answer = match book.settled.get(&key) {
+                        None => Answer::Accepted,
+                        Some(record) if record.run_key == intent.run_key => Answer::Dup(*record),
+                        Some(record) => Answer::Conflict(*record),
+                    };
+                    book.settled.entry(key).or_insert(ours);
+                    if (2..=4).contains(&fault) {
+                        book.open.insert(intent.run_key);
+                    }
+                    (Some(answer), fault)
+                } else {
+                    if fault == 1 {
+                        book.open.insert(intent.run_key);
+                    }
+                    (None, fault)
+                }
+            };
+            match (fault, answer) {
+                (0, _) => Err(LedgerError::new(Verdict::Retry, "busy")),
+                (1 | 2, _) => Err(LedgerError::new(Verdict::Unknown, "reset")),
+                (3 | 4, _) | (_, None) => std::future::pending().await,
+                (_, Some(answer)) => Ok(answer),
+            }
+        })
+    }
+
+    fn lookup<'a>(&'a self, run_key: &'a Cid) -> BoxFuture<'a, Result<Option<Record>, LedgerError>> {
+        Box::pin(async move {
+            let dice = self.dice.below(3);
+            let found = {
+                let mut book = self.state.lock().unwrap();
+                if book.healed || dice == 2 {
+                    book.open.remove(run_key);
+                    Some(book.settled.values().find(|record| record.run_key == *run_key).copied())
+                } else {
+                    None
+                }
+            };
+            match found {
+                Some(found) => Ok(found),
+                None if dice == 0 => std::future::pending().await,
+                None => Err(LedgerError::new(Verdict::Retry, "503")),
+            }
+        })
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// 200 seeds: every intent that was accepted (200 or 202) is settled once the faults stop, and only once; the
+/// ledger itself asserts that nobody sends while an outcome is open. A failure names its seed.
+#[tokio::test]
+async fn never_twice_never_lost_under_any_faults() {
+    let mut held = 0;
+    for seed in 0..200 {
+        let ledger = Arc::new(Faulty { dice: Dice::new(seed), state: Mutex::default() });
+        let d = deliverer(ledger.clone(), Arc::new(HastyClock::default()), None, 100).await;
+        for n in 0..8 {
+            let delivered = d.deliver(intent(n)).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            let kept = d.quarantine().find(&intent(n).run_key).is_some();
+            assert_eq!(kept, !delivered.is_settled(), "seed {seed}: {delivered:?}");
+            held += u32::from(kept);
+        }
+        let waiting = d.quarantine().depth();
+        ledger.state.lock().unwrap().healed = true;
+        let order = Mutex::new(Vec::new());
+        let settled = |intent: &Intent, delivered: &Delivered| {
+            assert!(delivered.is_settled(), "seed {seed}: {delivered:?}");
+            order.lock().unwrap().push(intent.payout_minor_units);
+        };
+        let mut schedule = Schedule::default();
+        while d.quarantine().depth() > 0 {
+            let wait = d.reemit_once(&mut schedule, &settled).await.unwrap();
+            d.clock().sleep(wait).await;
+        }
+        let order = order.into_inner().unwrap();
+        assert!(order.is_sorted() && order.len() as u64 == waiting, "seed {seed}: oldest first, each once");
+        let book = ledger.state.lock().unwrap();
+        assert_eq!(book.settled.len(), 8, "seed {seed}");
+        for n in 0..8 {
+            let intent = intent(n);
+            assert_eq!(
+                book.settled[&format!("acme {}", intent.epoch_id)].commitment,
+                intent.commitment,
+                "seed {seed}"
+            );
+        }
+    }
+    assert!(held > 100, "only {held} were held: the faults are too mild to show anything");
+}
+
+fn said(status: u16, body: impl ToString) -> Fault {
+    Fault::Say { settled: false, status, body: body.to_string(), retry_after: None }
+}
+
+/// Emits `intent(1)` at a peer with these faults, moving time when the peer falls silent.
+async fn over_http(faults: Vec<Fault>) -> (Delivered, Arc<Deliverer>, Peer) {
+    let peer = Peer::start().await;
+    let silences: Vec<_> = faults.iter().map(|fault| matches!(fault, Fault::Silence { .. })).collect();
+    peer.faults.lock().unwrap().extend(faults);
+    let hand = HandClock::new();
+    let ledger = Arc::new(HttpLedger::new(&peer.url));
+    let d = deliverer(ledger, Arc::new(PatientClock(hand.clone())), None, 10).await;
+    let emission = tokio::spawn({
+        let d = d.clone();
+        async move { d.deliver(intent(1)).await.unwrap() }
+    });
+    for silent in silences {
+        peer.came.notified().await;
+        if silent {
+            hand.advance(Duration::from_millis(400));
+        }
+    }
+    let delivered = emission.await.unwrap();
+    (delivered, d, peer)
+}
+
+async fn check(faults: Vec<Fault>, expect: Outcome, settlements: u64, posts_and_gets: &str) {
+    let name = format!("{faults:?}");
+    let (delivered, d, peer) = over_http(faults).await;
+    assert_eq!(delivered.outcome, expect, "{name}");
+    assert_eq!(peer.ledger.count().unwrap(), settlements, "{name}");
+    let log: String = peer.log.lock().unwrap().iter().map(|line| &line[..1]).collect();
+    assert_eq!(log, posts_and_gets, "{name}");
+    assert_eq!(d.quarantine().depth() == 0, delivered.hold_is_none(), "{name}");
+    assert!(serde_json::from_slice::<serde_json::Value>(&delivered.to_json(&intent(1))).unwrap().is_object());
+}
+
+impl Delivered {
+    fn hold_is_none(&self) -> bool {
+        self.is_settled() || matches!(self.outcome, Outcome::Conflict(_))
+    }
+}
+
+#[tokio::test]
+async fn faults_over_a_real_socket() {
+    use Outcome::*;
+    check(vec![], Accepted, 1, "P").await;
+    check(vec![Fault::Reset { settled: true }], Accepted, 1, "PG").await;
+    check(vec![Fault::Reset { settled: false }], Accepted, 1, "PGP").await;
+    check(vec![Fault::Silence { settled: true }], Accepted, 1, "PG").await;
+    check(vec![Fault::Silence { settled: false }], Accepted, 1, "PGP").await;
+    check(vec![Fault::Half], Accepted, 1, "PG").await;
+    check(vec![said(503, "{}")], Accepted, 1, "PGP").await;
+    check(vec![said(201, "<html>welcome</html>")], Accepted, 1, "PGP").await;
+    check(vec![said(200, "{}"), said(409, "[]")], Accepted, 1, "PGPGP").await;
+    check(vec![said(201, "x".repeat(100_000))], Accepted, 1, "PGP").await;
+    check(vec![said(429, "")], Accepted, 1, "PP").await;
+    check(vec![said(302, "")], Accepted, 1, "PGP").await;
+    check(vec![said(400, "{}")], Refused { detail: "the ledger answered 400 to an intent".into() }, 0, "P")
+        .await;
+    let detail = "all tries at the ledger are used up: the ledger answered 500 to an intent".to_owned();
+    check(vec![said(500, ""); 3], Held { unknown: false, detail }, 0, "PGPGPG").await;
+    let patience = Fault::Say { settled: false, status: 503, body: String::new(), retry_after: Some(5) };
+    let detail =
+        "the ledger deadline leaves no time for another try: the ledger answered 503 to an intent".to_owned();
+    check(vec![patience], Held { unknown: true, detail }, 0, "P").await;
+}
+
+#[tokio::test]
+async fn a_conflict_is_the_jobs_own_affair() {
+    let peer = Peer::start().await;
+    let rival = Intent { run_key: Cid::of(b"rival"), ..intent(1) };
+    peer.ledger.submit(&rival).await.unwrap();
+    let d =
+        deliverer(Arc::new(HttpLedger::new(&peer.url)), Arc::new(PatientClock::default()), None, 10).await;
+    let stored = Record { run_key: rival.run_key, commitment: rival.commitment };
+    assert_eq!(d.deliver(intent(1)).await.unwrap().outcome, Outcome::Conflict(stored));
+    assert!(!d.latch().is_set() && d.quarantine().depth() == 0);
+    assert_eq!(d.deliver(intent(2)).await.unwrap().outcome, Outcome::Accepted);
+    assert_eq!(d.deliver(intent(2)).await.unwrap().outcome, Outcome::Dup);
+}
+
+#[tokio::test]
+async fn a_foreign_dup_latches_until_an_operator_says_why_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let peer = Peer::start().await;
+    peer.ledger.submit(&Intent { commitment: Cid::of(b"foreign"), ..intent(1) }).await.unwrap();
+    let ledger = Arc::new(HttpLedger::new(&peer.url));
+    let d = deliverer(ledger.clone(), Arc::new(PatientClock::default()), Some(dir.path()), 10).await;
+    assert!(matches!(d.deliver(intent(1)).await.unwrap().outcome, Outcome::ForeignDup(_)));
+    assert_eq!(d.quarantine().list()[0].state, State::Operator);
+    let posts = peer.log.lock().unwrap().len();
+    assert!(matches!(d.deliver(intent(2)).await, Err(EmitError::Latched(_))));
+    drop(d);
+    let d = deliverer(ledger, Arc::new(PatientClock::default()), Some(dir.path()), 10).await;
+    assert!(matches!(d.deliver(intent(2)).await, Err(EmitError::Latched(_))), "a restart is no release");
+    d.reemit_once(&mut Schedule::default(), &|_: &Intent, _: &Delivered| panic!("emitted under the latch"))
+        .await
+        .unwrap();
+    assert_eq!(peer.log.lock().unwrap().len(), posts, "nothing was sent under the latch");
+    assert!(d.release_latch(String::new()).await.is_err());
+    assert!(d.release_latch("ledger restored from a backup, checked by hand".into()).await.unwrap());
+    assert_eq!(d.deliver(intent(2)).await.unwrap().outcome, Outcome::Accepted);
+    let again = d.deliver(intent(1)).await.unwrap();
+    assert!(
+        matches!(again.outcome, Outcome::Refused { .. }) && again.attempts == 0,
+        "that one waits for a person"
+    );
+    assert_eq!(Audit::open(Some(dir.path())).unwrap().lines().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_full_buffer_refuses_before_anything_is_sent() {
+    let ledger = Arc::new(Faulty { dice: Dice::new(0), state: Mutex::default() });
+    let d = deliverer(ledger.clone(), Arc::new(HastyClock::default()), None, 1).await;
+    let mut n = 0;
+    while d.quarantine().depth() == 0 {
+        d.deliver(intent(n)).await.unwrap();
+        n += 1;
+    }
+    let submits = ledger.state.lock().unwrap().submits;
+    assert!(matches!(d.deliver(intent(n)).await, Err(EmitError::SpoolFull)));
+    let again = d.deliver(intent(n - 1)).await.unwrap();
+    assert!(matches!(again.outcome, Outcome::Held { .. }), "what is held already is not refused");
+    assert_eq!(ledger.state.lock().unwrap().submits, submits);
+}
+
+/// The file as `kill -9` leaves it holds every intent whose 202 was answered, in order, and all are settled
+/// afterwards.
+#[tokio::test]
+async fn a_crash_loses_nothing_that_was_held() {
+    let (dir, image) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let nobody = Arc::new(HttpLedger::new("http://127.0.0.1:1"));
+    let d = deliverer(nobody, Arc::new(PatientClock::default()), Some(dir.path()), 10).await;
+    for n in 0..5 {
+        assert!(matches!(d.deliver(intent(n)).await.unwrap().outcome, Outcome::Held { unknown: false, .. }));
+    }
+    std::fs::copy(dir.path().join("quarantine.redb"), image.path().join("quarantine.redb")).unwrap();
+    drop(d);
+    for dir in [dir.path(), image.path()] {
+        let ledger = EmbeddedLedger::open(Some(dir), &HandClock::new()).await.unwrap();
+        let d = deliverer(Arc::new(ledger.clone()), Arc::new(PatientClock::default()), Some(dir), 10).await;
+        assert!(d.quarantine().is_consistent().unwrap());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let stop = {
+            let d = d.clone();
+            async move {
+                while d.quarantine().depth() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let heard = order.clone();
+        d.reemit_until(stop, move |intent, _| heard.lock().unwrap().push(intent.clone())).await;
+        assert_eq!(*order.lock().unwrap(), (0..5).map(intent).collect::<Vec<_>>());
+        assert_eq!(ledger.count().unwrap(), 5);
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_breaks_nothing_off() {
+    let peer = Peer::start().await;
+    peer.faults.lock().unwrap().push_back(Fault::Silence { settled: true });
+    let hand = HandClock::new();
+    let d =
+        deliverer(Arc::new(HttpLedger::new(&peer.url)), Arc::new(PatientClock(hand.clone())), None, 10).await;
+    let caller = tokio::spawn({
+        let d = d.clone();
+        async move { d.deliver(intent(1)).await }
+    });
+    peer.came.notified().await;
+    caller.abort();
+    hand.advance(Duration::from_millis(1000));
+    while d.quarantine().depth() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let entry = d.quarantine().list().remove(0);
+    assert!(entry.unknown && entry.state == State::Pending, "{entry:?}");
+    d.reemit_once(&mut Schedule::default(), &|_: &Intent, delivered: &Delivered| {
+        assert!(delivered.is_settled())
+    })
+    .await
+    .unwrap();
+    assert_eq!((d.quarantine().depth(), peer.ledger.count().unwrap()), (0, 1));
+}
+
+#[tokio::test]
+async fn health_follows_attempts_and_probes() {
+    let d = deliverer(
+        Arc::new(HttpLedger::new("http://127.0.0.1:1")),
+        Arc::new(PatientClock::default()),
+        None,
+        10,
+    )
+    .await;
+    assert!(!d.degraded());
+    for _ in 0..5 {
+        d.probe().await.unwrap_err();
+    }
+    assert!(d.degraded() && d.health().failures_in_a_row == 5);
+}
+
+/// The latch falls while an emission is under way: it may still ask, and it must not send again.
+#[tokio::test]
+async fn a_latch_that_falls_between_attempts_stops_the_next_one() {
+    let peer = Peer::start().await;
+    peer.faults.lock().unwrap().push_back(Fault::Silence { settled: false });
+    let hand = HandClock::new();
+    let d =
+        deliverer(Arc::new(HttpLedger::new(&peer.url)), Arc::new(PatientClock(hand.clone())), None, 10).await;
+    let emitter = d.clone();
+    let emission = tokio::spawn(async move { emitter.deliver(intent(1)).await.unwrap() });
+    peer.came.notified().await;
+    d.latch_off("a planted breach".into()).await;
+    hand.advance(Duration::from_millis(400));
+    let outcome = emission.await.unwrap().outcome;
+    assert!(matches!(outcome, Outcome::Held { unknown: false, .. }), "{outcome:?}");
+    assert_eq!(peer.log.lock().unwrap().iter().map(|line| &line[..1]).collect::<String>(), "PG");
+    assert!(d.release_latch("the breach was planted".into()).await.unwrap());
+    let settled = |_: &Intent, delivered: &Delivered| assert!(delivered.is_settled());
+    d.reemit_once(&mut Schedule::default(), &settled).await.unwrap();
+    assert_eq!((d.quarantine().depth(), peer.ledger.count().unwrap()), (0, 1));
+}

@@ -1,0 +1,132 @@
+//! Time by hand, dice with a seed, and intents.
+
+use rewarder_model::world::{BoxFuture, Clock, Entropy};
+use rewarder_model::{Cid, Intent};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+/// The `n`th intent: one epoch each, of one tenant.
+pub(crate) fn intent(n: u64) -> Intent {
+    let cid = |what: &str| Cid::of(format!("{what} {n}").as_bytes());
+    Intent {
+        run_key: cid("run"),
+        tenant: "acme".parse().unwrap(),
+        epoch_id: format!("2026-{n}").parse().unwrap(),
+        commitment: cid("manifest"),
+        allocations_root: cid("table"),
+        asset: "roc".parse().unwrap(),
+        payout_minor_units: (n + 1).into(),
+        recipients: 1,
+        policy_hash: cid("policy"),
+        inputs_cid: cid("inputs"),
+    }
+}
+
+/// A clock that stands still until it is moved.
+#[derive(Default, Clone)]
+pub(crate) struct HandClock(Arc<Mutex<(Duration, Vec<Waker>)>>);
+
+impl HandClock {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl HandClock {
+    pub(crate) fn advance(&self, by: Duration) {
+        let mut state = self.0.lock().unwrap();
+        state.0 += by;
+        state.1.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Clock for HandClock {
+    fn monotonic(&self) -> Duration {
+        self.0.lock().unwrap().0
+    }
+
+    fn unix(&self) -> Duration {
+        Duration::from_secs(1_800_000_000) + self.monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let state = self.0.clone();
+        let then = self.monotonic() + duration;
+        Box::pin(std::future::poll_fn(move |context| {
+            let mut state = state.lock().unwrap();
+            if state.0 >= then {
+                return Poll::Ready(());
+            }
+            state.1.push(context.waker().clone());
+            Poll::Pending
+        }))
+    }
+}
+
+/// A clock on which every sleep ends at once, after that time: for ledgers that answer at once or never.
+#[derive(Default, Clone)]
+pub(crate) struct HastyClock(HandClock);
+
+impl Clock for HastyClock {
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn unix(&self) -> Duration {
+        self.0.unix()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let clock = self.0.clone();
+        let then = clock.monotonic() + duration;
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            clock.advance(then.saturating_sub(clock.monotonic()));
+        })
+    }
+}
+
+/// Random bits from a seed (splitmix64).
+pub(crate) struct Dice(Mutex<u64>);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.into())
+    }
+}
+
+impl Entropy for Dice {
+    fn fill(&self, bytes: &mut [u8]) {
+        let mut state = self.0.lock().unwrap();
+        for chunk in bytes.chunks_mut(8) {
+            *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = *state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            chunk.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// A clock for real sockets without real time: short sleeps (waits between attempts) end at once, long ones
+/// (time-outs) when the hand moves.
+#[derive(Default, Clone)]
+pub(crate) struct PatientClock(pub(crate) HandClock);
+
+/// What counts as long.
+pub(crate) const LONG: Duration = Duration::from_millis(100);
+
+impl Clock for PatientClock {
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn unix(&self) -> Duration {
+        self.0.unix()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        if duration < LONG { HastyClock(self.0.clone()).sleep(duration) } else { self.0.sleep(duration) }
+    }
+}

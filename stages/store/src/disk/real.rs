@@ -1,0 +1,142 @@
+//! The disk that is a directory of the machine.
+//!
+//! The law: durable means durable, so a directory is opened and fsynced like a file. A lock is `flock`, which
+//! the kernel drops when the process dies, however it dies; a file with a process id in it would outlive its
+//! process.
+
+use super::{Disk, Entry, Guard, ReadAt, WriteFile};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Nobody but the service reads what tenants upload.
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// A directory.
+#[derive(Debug)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// A disk below `root`, which is made if it is missing.
+    ///
+    /// # Errors
+    /// When the directory can be neither found nor made.
+    pub fn new(root: &Path) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(root)?;
+        Ok(Self { root: root.to_owned() })
+    }
+}
+
+struct RealFile(File);
+
+impl WriteFile for RealFile {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+struct RealRead {
+    file: File,
+    len: u64,
+}
+
+impl ReadAt for RealRead {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(buf, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Disk for RealDisk {
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        fs::DirBuilder::new().mode(DIR_MODE).create(self.root.join(path))
+    }
+
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
+        let file =
+            OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(self.root.join(path))?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
+        let file = File::open(self.root.join(path))?;
+        let len = file.metadata()?.len();
+        Ok(Arc::new(RealRead { file, len }))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(self.root.join(from), self.root.join(to))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(self.root.join(from), self.root.join(to)).map_err(|error| match error.kind() {
+            // ENOTEMPTY and EEXIST are both allowed by POSIX for a directory that holds something.
+            io::ErrorKind::DirectoryNotEmpty => io::ErrorKind::AlreadyExists.into(),
+            _ => error,
+        })
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let path = self.root.join(path);
+        if fs::symlink_metadata(&path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(self.root.join(path))?.sync_all()
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(self.root.join(path))? {
+            let entry = entry?;
+            let meta = match entry.metadata() {
+                // Another replica may remove a temporary name while we look.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let is_dir = meta.is_dir();
+            entries.push(Entry { name, is_dir, len: if is_dir { 0 } else { meta.len() } });
+        }
+        Ok(entries)
+    }
+
+    fn file_len(&self, path: &Path) -> io::Result<Option<u64>> {
+        match fs::metadata(self.root.join(path)) {
+            Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Guard>> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(self.root.join(path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
