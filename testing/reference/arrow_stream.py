@@ -5,9 +5,9 @@
     end      := FF FF FF FF 00 00 00 00, the last 8 bytes of the stream
 
 Why not simply pyarrow: a general reader is lenient on purpose. It takes old versions, deltas, replaced dictionaries,
-compressed bodies, zeroed validity bits under a null count of 0, bytes behind the end. The contract refuses all of these,
-so the framing, the flatbuffers and the buffers are walked here by hand; each length is checked against the bytes that
-are there before it is used.
+compressed bodies, zeroed validity bits under a null count of 0, bytes behind the end. The contract refuses all of
+these, so the framing, the flatbuffers and the buffers are walked here by hand; each length is checked against the bytes
+that are there before it is used.
 
 Every fault is a `StreamFault`. Names, amounts and identities are not judged here but in `reference.py`.
 """
