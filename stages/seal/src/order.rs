@@ -1,0 +1,197 @@
+//! The order of the names: by bytes, as the dictionary of the fast case has them.
+//!
+//! The law: `sorted` holds every name once, ascending; `rank` is its inverse. Names are distinct, so there is
+//! one such order, whatever the threads.
+//!
+//! A sort that compares whole names waits for memory at each comparison, and names of one host share their
+//! first bytes (`github.com/`), so that one key of eight bytes a name does not help either. Here runs are
+//! sorted by their next eight bytes as a number, those with the same eight again by what follows their common
+//! prefix, until nothing is left to tell apart: no byte is fetched twice, and a hostile set of names costs at
+//! most 256 / 8 rounds.
+
+use crate::intern::{Names, SHARDS, place_of};
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// Runs shorter than this are sorted by comparing the rest of the names: fewer rounds than rekeying would
+/// take.
+const RUN_REKEYED_MIN: usize = 24;
+/// Runs shorter than this are one thread's work; handing them on would cost more than sorting them.
+const RUN_SHARED_MIN: usize = 1 << 13;
+
+/// A name on its way to its place.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sorted {
+    key: u64,
+    /// Provisional id.
+    pub id: u32,
+    /// Length of the name, so that offsets can be made without touching it.
+    pub len: u32,
+}
+
+/// The names in order, and each one's place in it.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub sorted: Vec<Sorted>,
+    ranks: Vec<AtomicU32>,
+    /// Where a shard's names begin in `ranks`.
+    bases: [usize; SHARDS],
+}
+
+impl Order {
+    /// Sorts, on the pool that this is called in.
+    pub fn new(names: &Names) -> Self {
+        let mut sorted = vec![Sorted::default(); names.len()];
+        let mut bases = [0; SHARDS];
+        let mut parts = Vec::with_capacity(SHARDS);
+        let (mut rest, mut base) = (&mut sorted[..], 0);
+        for (index, shard) in names.shards.iter().enumerate() {
+            let (part, after) = rest.split_at_mut(shard.len());
+            bases[index] = base;
+            base += shard.len();
+            rest = after;
+            parts.push((index, part));
+        }
+        parts.into_par_iter().for_each(|(index, part)| {
+            let shard = &names.shards[index];
+            for (local, slot) in part.iter_mut().enumerate() {
+                let name = shard.get(local);
+                // SHARD_NAMES_MAX keeps the number out of the shard's bits.
+                let id = (index as u32) << (u32::BITS - SHARDS.trailing_zeros()) | local as u32;
+                *slot = Sorted { key: key(name, 0), id, len: name.len() as u32 };
+            }
+        });
+        sort(&mut sorted, 0, names);
+        let ranks: Vec<AtomicU32> = std::iter::repeat_with(AtomicU32::default).take(sorted.len()).collect();
+        let order = Self { sorted, ranks, bases };
+        order.sorted.par_iter().enumerate().with_min_len(RUN_SHARED_MIN).for_each(|(rank, name)| {
+            order.ranks[order.index(name.id)].store(rank as u32, Relaxed);
+        });
+        order
+    }
+
+    #[inline]
+    fn index(&self, id: u32) -> usize {
+        let (shard, local) = place_of(id);
+        self.bases[shard] + local
+    }
+
+    /// The place of a provisional id in the order.
+    #[inline]
+    pub fn rank(&self, id: u32) -> u32 {
+        self.ranks[self.index(id)].load(Relaxed)
+    }
+}
+
+/// Eight bytes from `depth` as a number that orders as they do. A name that ends is padded with 0, which is
+/// not a byte of any name (it is a control character), so that it comes before all that go on.
+#[inline]
+fn key(name: &[u8], depth: usize) -> u64 {
+    let rest = name.get(depth..).unwrap_or_default();
+    match rest.first_chunk::<8>() {
+        Some(chunk) => u64::from_be_bytes(*chunk),
+        None => rest
+            .iter()
+            .fold(0, |key, byte| key << 8 | u64::from(*byte))
+            .checked_shl(64 - 8 * rest.len() as u32)
+            .unwrap_or(0),
+    }
+}
+
+/// How many bytes two names begin with alike.
+#[inline]
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    let ((a_words, _), (b_words, _)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let words = a_words.iter().zip(b_words).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a[words * 8..], &b[words * 8..]);
+    words * 8 + a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// Sorts a run whose names have their first `depth` bytes in common and their key from there.
+fn sort(run: &mut [Sorted], depth: usize, names: &Names) {
+    if run.len() >= RUN_SHARED_MIN {
+        run.par_sort_unstable_by_key(|name| name.key);
+        run.par_chunk_by_mut(|a, b| a.key == b.key).for_each(|tied| sort_tied(tied, depth + 8, names));
+    } else {
+        run.sort_unstable_by_key(|name| name.key);
+        for tied in run.chunk_by_mut(|a, b| a.key == b.key) {
+            sort_tied(tied, depth + 8, names);
+        }
+    }
+}
+
+/// Sorts a run whose names have their first `depth` bytes in common.
+fn sort_tied(run: &mut [Sorted], depth: usize, names: &Names) {
+    if run.len() < 2 {
+        return;
+    }
+    let rest = |name: &Sorted| names.get(name.id).get(depth..).unwrap_or_default();
+    if run.len() < RUN_REKEYED_MIN {
+        run.sort_unstable_by(|a, b| rest(a).cmp(rest(b)));
+        return;
+    }
+    let first = rest(&run[0]);
+    let common = |name: &Sorted| common_prefix(first, rest(name));
+    let shared = run.len() >= RUN_SHARED_MIN;
+    let prefix = if shared { run.par_iter().map(common).min() } else { run.iter().map(common).min() };
+    let depth = depth + prefix.unwrap_or(0);
+    let rekey = |name: &mut Sorted| name.key = key(names.get(name.id), depth);
+    if shared {
+        run.par_iter_mut().for_each(rekey);
+    } else {
+        run.iter_mut().for_each(rekey);
+    }
+    sort(run, depth, names);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ahash::RandomState;
+    use proptest::prelude::*;
+    use std::hash::{BuildHasher, Hasher};
+
+    fn intern(all: &[String]) -> Names {
+        let hasher = RandomState::new();
+        let mut names = Names::new();
+        for name in all {
+            let mut state = hasher.build_hasher();
+            state.write(name.as_bytes());
+            let hash = state.finish();
+            names.shards[crate::intern::shard_of(hash)].intern(hash as u32, name.as_bytes());
+        }
+        names
+    }
+
+    fn check(all: &[String]) {
+        let names = intern(all);
+        let order = Order::new(&names);
+        let mut expected: Vec<&[u8]> = all.iter().map(String::as_bytes).collect();
+        expected.sort_unstable();
+        expected.dedup();
+        let found: Vec<&[u8]> = order.sorted.iter().map(|name| names.get(name.id)).collect();
+        assert_eq!(found, expected);
+        for (rank, name) in order.sorted.iter().enumerate() {
+            assert_eq!(order.rank(name.id) as usize, rank);
+            assert_eq!(name.len as usize, expected[rank].len());
+        }
+    }
+
+    #[test]
+    fn long_common_prefixes_and_ends_on_a_key() {
+        check(&[]);
+        check(&["a".into()]);
+        let mut all: Vec<String> = (1..=256).map(|n| "x".repeat(n)).collect();
+        all.extend((0..40_000).map(|n| format!("github.com/{:x}", n * 7)));
+        all.extend((0..300).map(|n| format!("{}{n}", "long common prefix of more than two keys ".repeat(3))));
+        all.extend(["é", "ü", "\u{10ffff}", "~", " "].map(String::from));
+        check(&all);
+    }
+
+    proptest! {
+        #[test]
+        fn as_a_plain_sort(all in proptest::collection::vec("[ab]{1,20}|[a-c\u{e9}\u{2028}]{1,9}", 0..400)) {
+            check(&all);
+        }
+    }
+}
