@@ -6,19 +6,13 @@
 
 use crate::refusal::Refusal;
 use rewarder_decode::{DecodeError, Decoded, Dictionary, Progress, RowSink, Rows, Source};
-use rewarder_model::{Cid, EpochId, Names, Policy, Reason, SnapshotHeader, TenantId};
+pub use rewarder_model::Names;
+use rewarder_model::{Cid, Policy, Reason, SnapshotHeader};
 use rewarder_reward::{Breach, Lane, Outcome, Scorer, Scores};
 
-/// What the request says about the snapshot; what it does not say is not compared.
-#[derive(Debug, Clone, Default)]
-pub struct Expected {
-    /// The CID under which the bytes are stored.
-    pub cid: Option<Cid>,
-    /// The tenant of the capability.
-    pub tenant: Option<TenantId>,
-    /// The epoch of the path.
-    pub epoch: Option<EpochId>,
-}
+/// Whether a snapshot may be computed at all, judged by its header before any arithmetic: tenant, epoch, and whatever else
+/// the request or its capability demands.
+pub type Admits<'a> = &'a (dyn Fn(&SnapshotHeader) -> Result<(), Refusal> + Sync);
 
 /// A verified snapshot whose rows have become scores.
 #[derive(Debug)]
@@ -59,33 +53,23 @@ impl RowSink for Scoring {
 /// Verifies, decodes and scores a snapshot.
 ///
 /// # Errors
-/// The first refusal that applies, in the order of contract §6: `cid_mismatch`, `snapshot_invalid`, `tenant`,
-/// `epoch_mismatch`, `policy_invalid`, `unknown_category`. A mismatch of tenant or epoch is found before any arithmetic,
-/// but said only once the bytes have proved to be the ones that were asked for.
+/// The first refusal that applies, in the order of contract §6: `cid_mismatch`, `snapshot_invalid`, what `admits` says,
+/// `policy_invalid`, `unknown_category`. What `admits` says is found before any arithmetic, but said only once the
+/// bytes have proved to be the ones that were asked for.
 pub fn decode(
     source: &(impl Source + ?Sized),
-    expected: &Expected,
+    expected: Option<Cid>,
+    admits: Admits<'_>,
     policy: Result<Policy, Refusal>,
     progress: &Progress,
 ) -> Result<ScoredEpoch, Refusal> {
-    let mismatch = |header: &SnapshotHeader| {
-        if expected.tenant.as_ref().is_some_and(|tenant| *tenant != header.tenant) {
-            return Some(Refusal::new(Reason::Tenant, "the snapshot is of another tenant than the capability"));
-        }
-        if expected.epoch.as_ref().is_some_and(|epoch| *epoch != header.epoch) {
-            return Some(Refusal::new(Reason::EpochMismatch, "rewarder.epoch in the snapshot is not the epoch of the path"));
-        }
-        None
-    };
     let sink = |header: &SnapshotHeader, actors: &Dictionary, categories: &Dictionary| {
-        let policy = policy.as_ref().ok().filter(|_| mismatch(header).is_none())?;
+        let policy = policy.as_ref().ok().filter(|_| admits(header).is_ok())?;
         Some(Scoring(Scorer::new(policy, actors.len(), categories)))
     };
-    let decoded = rewarder_decode::decode(source, expected.cid, progress, sink).map_err(refusal)?;
+    let decoded = rewarder_decode::decode(source, expected, progress, sink).map_err(refusal)?;
     let Decoded { cid, header, actors, categories, rows, lanes } = decoded;
-    if let Some(refusal) = mismatch(&header) {
-        return Err(refusal);
-    }
+    admits(&header)?;
     let policy = policy?;
     let scores = Scores::merge(lanes, &actors).map_err(|unknown| {
         // A category's name is the tenant's own word and cannot be a secret; it is what has to be mended.

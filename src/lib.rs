@@ -1,4 +1,17 @@
 //! Assembly: the only place that knows every floor. See `docs/ARCHITECTURE.md` for the map.
 
+pub mod bus;
+pub mod config;
+pub mod edge;
 pub mod epoch;
+pub mod health;
+pub mod pipeline;
+pub mod proof;
 pub mod refusal;
+pub mod run;
+pub mod service;
+pub mod table;
+pub mod telemetry;
+pub mod texts;
+pub mod why;
+pub mod world;

@@ -1,2 +1,80 @@
-//! stub
-fn main() {}
+//! `svc-rewarder`: serves, or runs one epoch.
+
+use clap::{Args, Parser, Subcommand};
+use rewarder_flow::Drained;
+use std::process::ExitCode;
+use svc_rewarder::config::{self, ConfigArgs};
+use svc_rewarder::edge::{self, Bound};
+use svc_rewarder::run::{self, RunArgs};
+use svc_rewarder::service::{Service, StartError};
+use svc_rewarder::telemetry;
+
+/// Takes an epoch's sealed inputs, pays out a pool exactly, proves it, and tells the ledger once.
+#[derive(Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve HTTP until SIGTERM or SIGINT (the default)
+    Serve(ServeArgs),
+    /// Compute one epoch from files, without HTTP
+    Run(RunArgs),
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Pretend that the ledger does not answer, to drill a brownout (test only)
+    #[arg(long)]
+    brownout_allow: bool,
+    /// Log at debug level
+    #[arg(long)]
+    trace_burst: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Run(args)) => {
+            telemetry::log_quietly();
+            ExitCode::from(run::run(&args))
+        }
+        Some(Command::Serve(args)) => serve(args),
+        None => serve(cli.serve),
+    }
+}
+
+fn serve(args: ServeArgs) -> ExitCode {
+    match serving(args) {
+        // What was cut off was answered so; the exit code tells whoever stopped us.
+        Ok(Drained::Clean) => ExitCode::SUCCESS,
+        Ok(Drained::CutOff { .. }) => ExitCode::from(run::exit::FAILED),
+        Err(error) => {
+            eprintln!("svc-rewarder: {error}");
+            ExitCode::from(run::exit::REFUSED)
+        }
+    }
+}
+
+fn serving(args: ServeArgs) -> Result<Drained, StartError> {
+    let environment = std::env::vars().collect();
+    let settings = config::load(&args.config, &environment).map_err(|e| StartError(e.to_string()))?;
+    telemetry::log(settings.log_format, args.trace_burst);
+    let metrics = telemetry::metrics().map_err(StartError)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| StartError(format!("the async runtime cannot be started: {e}")))?;
+    runtime.block_on(async {
+        let bound = Bound::bind(&settings).await?;
+        let (service, pipeline) = Service::start(settings, (args.config, environment), args.brownout_allow).await?;
+        edge::run(service, pipeline, bound, metrics).await
+    })
+}

@@ -47,7 +47,9 @@ impl Dictionary {
         let len = u32::try_from(len).map_err(|_| Fault::DictionaryTooLong.here())? as usize;
         let mut this = Self { offsets: range(offsets), values: range(values), len, order: None, body };
         if len == 0 {
-            return Ok(this);
+            // The one offset bounds no value of ours, but other readers slice by it.
+            let first = this.body[this.offsets.clone()].first_chunk().map_or(0, |first| u32::from_le_bytes(*first) as usize);
+            return if first <= this.values.len() { Ok(this) } else { Err(Fault::OffsetsInvalid.here()) };
         }
         let tasks: Vec<Range<usize>> =
             (0..len).step_by(VALUES_PER_TASK).map(|start| start..(start + VALUES_PER_TASK).min(len)).collect();

@@ -102,7 +102,11 @@ pub fn rows_layout(batch: RecordBatch<'_>, body: u64, width: [u64; 3], names: [&
 pub fn dictionary_layout(batch: RecordBatch<'_>, body: u64, name: &'static str) -> Result<Layout<1>, Broken> {
     let (values, [validity, offsets, bytes]) = layout::<1, 3>(batch, body, [name])?;
     // An empty dictionary may have no offsets at all; otherwise there is one more than there are values.
-    let needed = if values == 0 { 0 } else { values.checked_add(1).and_then(|n| n.checked_mul(4)).unwrap_or(u64::MAX) };
+    let needed = if values == 0 && offsets.len == 0 {
+        0
+    } else {
+        values.checked_add(1).and_then(|n| n.checked_mul(4)).unwrap_or(u64::MAX)
+    };
     let offsets = offsets.first(needed).map_err(|b| b.column(name))?;
     Ok(Layout { rows: values, validity: [validity], data: [offsets], values: bytes })
 }
@@ -138,6 +142,10 @@ fn layout<const COLUMNS: usize, const BUFFERS: usize>(
         };
         *span = Span { offset, len };
         if len == 0 {
+            // Even of nothing the place has to exist: readers, this one too, slice by it.
+            if offset > body {
+                return Err(Fault::BufferBeyondBody.here().column(name));
+            }
             continue;
         }
         if offset % 8 != 0 {

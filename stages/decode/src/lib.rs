@@ -19,11 +19,13 @@ mod dictionary;
 mod error;
 mod frame;
 mod header;
+mod lookup;
 mod read;
 mod source;
 mod tree;
 
 pub use dictionary::{Dictionary, Kind};
 pub use error::{DecodeError, Fault, Place};
+pub use lookup::{ActorRows, actor_rows};
 pub use read::{Decoded, Progress, RowSink, Rows, decode, hash};
 pub use source::{FileSource, Source};

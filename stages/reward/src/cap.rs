@@ -32,6 +32,64 @@ pub struct Capped {
     pub score: u128,
 }
 
+/// One round of the contract's capping, for whoever asks when he was capped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Round {
+    /// Scores above this were capped in this round, if no earlier one had capped them.
+    #[serde(with = "crate::text")]
+    pub above: u128,
+    /// How many it capped.
+    pub capped: u64,
+    /// What their shares were worth together before the cap, rounded down; above the cap, and so more than they got.
+    #[serde(with = "crate::text")]
+    pub claimed: u128,
+    /// What was left for the others afterwards.
+    #[serde(with = "crate::text")]
+    pub pot: u128,
+}
+
+/// Rounds that are told apart; what a hostile ladder adds beyond them is one last round.
+pub const ROUNDS_MAX: usize = 64;
+/// More capped actors than this are not sorted to tell their rounds: it is for explanations only.
+const RETOLD_MAX: u64 = 100_000;
+
+/// Retells the contract's rounds. Empty if too many are capped.
+pub fn rounds(scores: &Scores, budget: u128, cap: u128, total: u128, capped: &Capped) -> Vec<Round> {
+    if capped.count == 0 || capped.count > RETOLD_MAX {
+        return Vec::new();
+    }
+    let mut top: Vec<u128> = scores
+        .tasks()
+        .flat_map_iter(|range| {
+            let mut found = Vec::new();
+            scores.each(range, |_, score| {
+                if score > capped.above {
+                    found.push(score);
+                }
+            });
+            found
+        })
+        .collect();
+    top.sort_unstable_by(|a, b| b.cmp(a));
+    let (mut rounds, mut start) = (Vec::new(), 0);
+    let (mut pot, mut base) = (budget, total);
+    while start < top.len() && rounds.len() < ROUNDS_MAX {
+        let above = wide::Divisor::new(pot).and_then(|pot| wide::mul_div(cap, base, &pot)).unwrap_or(u128::MAX);
+        let last = rounds.len() + 1 == ROUNDS_MAX;
+        let end = if last { top.len() } else { start + top[start..].partition_point(|score| *score > above) };
+        if end == start {
+            break;
+        }
+        let score: u128 = top[start..end].iter().sum();
+        let claimed = wide::Divisor::new(base).and_then(|base| wide::mul_div(pot, score, &base)).unwrap_or(0);
+        pot -= cap * (end - start) as u128;
+        base -= score;
+        rounds.push(Round { above: if last { capped.above } else { above }, capped: (end - start) as u64, claimed, pot });
+        start = end;
+    }
+    rounds
+}
+
 #[derive(Clone, Copy, Default)]
 struct Bucket {
     count: u64,

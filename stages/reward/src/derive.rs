@@ -3,7 +3,7 @@
 //! `payout(a) = f(derivation, S_a, rank of a)`. The kernel finds the numbers once; the table, a single actor's
 //! explanation and an auditor's check all apply the same function, and nothing else has to be kept to answer *why*.
 
-use crate::cap;
+use crate::cap::{self, Round};
 use crate::rounding::Rule;
 use crate::rounding::largest_remainder::{self, Counts, Remainders};
 use crate::score::Scores;
@@ -43,6 +43,8 @@ pub struct Derivation {
     pub capped_above: Option<u128>,
     /// How many those are.
     pub capped: u64,
+    /// The rounds in which they were capped; empty when there were too many to retell.
+    pub rounds: Vec<Round>,
     /// The rounding rule and its findings.
     pub rounding: Rule,
     /// `Σ` of the quotients and extra units of everyone who is not capped outright.
@@ -85,6 +87,7 @@ impl Derivation {
             base: 10u128.pow(policy.scale().into()),
             capped_above: None,
             capped: 0,
+            rounds: Vec::new(),
             rounding: Rule::Floor,
             shared: 0,
         };
@@ -103,6 +106,7 @@ impl Derivation {
                     if capped.count > 0 {
                         this.capped_above = Some(capped.above);
                         this.capped = capped.count;
+                        this.rounds = cap::rounds(scores, budget, cap, total, &capped);
                         this.pot = budget - cap * u128::from(capped.count);
                         this.base = total - capped.score;
                     }

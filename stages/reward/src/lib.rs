@@ -25,6 +25,7 @@ mod table;
 mod text;
 mod wide;
 
+pub use cap::Round;
 pub use check::Breach;
 pub use derive::{Derivation, Payer, Steps};
 pub use score::{Lane, Scorer, Scores, UnknownCategory};
@@ -104,4 +105,21 @@ pub fn compute(
     };
     let manifest_bytes = manifest.to_canonical_bytes();
     Ok(Outcome { commitment: Cid::of(&manifest_bytes), manifest_bytes, manifest, table, derivation, scores })
+}
+
+impl Outcome {
+    /// Every recipient in canonical order: name, score, payout. The table again, with what led to it.
+    pub fn recipients(&self, names: &dyn Names, mut take: impl FnMut(&[u8], u128, u128)) {
+        let Some(derivation) = &self.derivation else { return };
+        let payer = Payer::new(derivation);
+        let order = names.order();
+        self.scores.each(0..self.scores.len(), |rank, score| {
+            if !payer.is_dust(score) {
+                let payout = payer.steps(score, rank).payout;
+                if payout > 0 {
+                    take(names.name(order.map_or(rank, |order| order[rank] as usize)), score, payout);
+                }
+            }
+        });
+    }
 }

@@ -97,12 +97,13 @@ impl Scorer {
     }
 }
 
-/// Adds to a high word; whether it went over.
+/// Adds to a high word; whether it went over. One that did stays at the top, so that no score comes back to zero and
+/// its actor is counted; as the smaller of the sum and the top it does not depend on the order of the additions.
 #[inline]
 fn add_high(high: &mut u64, upper: u64, carry: bool) -> bool {
     let (sum, over) = high.overflowing_add(upper);
     let (sum, again) = sum.overflowing_add(carry.into());
-    *high = sum;
+    *high = if over | again { u64::MAX } else { sum };
     over | again
 }
 

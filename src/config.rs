@@ -1,0 +1,452 @@
+//! Settings: flags beat environment beats file beats the profile's defaults (contract §8).
+//!
+//! Every setting is one line of [`settings!`]: its name in the file (in capitals its name in the environment), its type,
+//! its default, whether a reload applies it. Unknown keys and impossible values stop the start with a message that names
+//! the key, the value and the fix.
+
+use rewarder_emit::LedgerUrl;
+use rewarder_flow::{StageConfig, StageOverride};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Why the settings cannot be used: which key, which value, what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// Which node it runs on; changes defaults only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Profile {
+    /// One small machine: amnesia, small queues and stores.
+    Micronode,
+    /// A server.
+    #[default]
+    Macronode,
+}
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// A value of a setting, read from the one text form that file and environment share.
+trait Value: Sized {
+    /// What would be right, for the message.
+    const WANTED: &'static str;
+    fn read(text: &str) -> Option<Self>;
+}
+
+macro_rules! value {
+    ($($type:ty, $wanted:literal, $read:expr;)*) => {
+        $(impl Value for $type {
+            const WANTED: &'static str = $wanted;
+            fn read(text: &str) -> Option<Self> {
+                let read: fn(&str) -> Option<Self> = $read;
+                read(text)
+            }
+        })*
+    };
+}
+
+/// A number of at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count(pub usize);
+
+/// A number of milliseconds, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Millis(pub u64);
+
+impl From<Millis> for Duration {
+    fn from(millis: Millis) -> Self {
+        Duration::from_millis(millis.0)
+    }
+}
+
+value! {
+    SocketAddr, "an address and port, such as 127.0.0.1:8080", |t| t.parse().ok();
+    Count, "a whole number from 1 to 1000000", |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n)).map(Count);
+    Millis, "a number of milliseconds from 1 to 86400000", |t| t.parse().ok().filter(|n| (1..=86_400_000).contains(n)).map(Millis);
+    u32, "a whole number from 0 to 1000", |t| t.parse().ok().filter(|n| *n <= 1000);
+    u64, "a number of bytes, at least 1024", |t| t.parse().ok().filter(|n| *n >= 1024);
+    bool, "true or false", |t| t.parse().ok();
+    PathBuf, "a path", |t| (!t.is_empty()).then(|| t.into());
+    LedgerUrl, "embedded: or http://host:port", |t| LedgerUrl::from_str(t).ok();
+    LogFormat, "text or json", |t| match t { "text" => Some(LogFormat::Text), "json" => Some(LogFormat::Json), _ => None };
+}
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])* $name:ident: $type:ty = $macro:expr, $micro:expr, $reload:literal;)*) => {
+        /// The settings in force.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Settings {
+            $($(#[doc = $doc])* pub $name: $type,)*
+            /// Which defaults were taken.
+            pub profile: Profile,
+            /// Width and queue of each stage, by name.
+            pub stages: Stages,
+        }
+
+        impl Settings {
+            /// The defaults of a profile.
+            pub fn of(profile: Profile) -> Self {
+                let micro = profile == Profile::Micronode;
+                let mut this = Self {
+                    $($name: if micro { $micro } else { $macro },)*
+                    profile,
+                    stages: Stages::default_for(&Count(1), &Count(1)),
+                };
+                this.stages = Stages::default_for(&this.concurrency_compute_workers, &this.work_queue_max);
+                this
+            }
+
+            fn set(&mut self, name: &str, text: &str, from: &str) -> Result<(), ConfigError> {
+                match name {
+                    $(stringify!($name) => self.$name = read(name, text, from)?,)*
+                    _ => return Err(ConfigError(unknown(name, from))),
+                }
+                Ok(())
+            }
+
+            /// Every setting: name, default under macronode, default under micronode, whether a reload applies it, and
+            /// what it is. The docs and a test are made from this.
+            pub fn table() -> Vec<(&'static str, String, String, bool, String)> {
+                let (a, b) = (Self::of(Profile::Macronode), Self::of(Profile::Micronode));
+                vec![$((stringify!($name), show(&a.$name), show(&b.$name), $reload, concat!($($doc),*).trim().to_owned()),)*]
+            }
+
+            /// Takes over what a reload may change; names what else differs and needs a restart.
+            pub fn reloaded(&self, new: Self) -> (Self, Vec<&'static str>) {
+                let mut next = self.clone();
+                let mut ignored = Vec::new();
+                $(if $reload { next.$name = new.$name.clone() } else if self.$name != new.$name { ignored.push(stringify!($name)) })*
+                next.stages = new.stages;
+                (next, ignored)
+            }
+
+            const NAMES: &[&str] = &[$(stringify!($name),)*];
+        }
+    };
+}
+
+settings! {
+    /// Where the service listens.
+    http_addr: SocketAddr = ([0, 0, 0, 0], 8080).into(), ([0, 0, 0, 0], 8080).into(), false;
+    /// Where metrics, health, readiness and events are.
+    metrics_addr: SocketAddr = ([0, 0, 0, 0], 9909).into(), ([0, 0, 0, 0], 9909).into(), false;
+    /// Most requests under way at once; more are refused with `over_capacity`.
+    max_inflight: Count = Count(512), Count(64), true;
+    /// Most jobs waiting to be admitted; more are refused with `queue_full`. The queue of the stage `admit` unless that is set.
+    work_queue_max: Count = Count(4096), Count(256), true;
+    /// Requests per second of one tenant, with a second's worth as burst; more are refused with `tenant_rate`.
+    tenant_rps_max: Count = Count(100), Count(100), true;
+    /// Requests per second of all tenants together; more are refused with `over_capacity`.
+    rps_max: Count = Count(10_000), Count(10_000), true;
+    /// Threads that compute.
+    concurrency_compute_workers: Count = Count(workers()), Count(workers()), true;
+    /// Time for one emission, retries included.
+    ledger_deadline_ms: Millis = Millis(1000), Millis(1000), true;
+    /// Further attempts of one emission.
+    ledger_max_retries: u32 = 2, 2, true;
+    /// Largest JSON body and largest policy.
+    req_body_max_bytes: u64 = 1 << 20, 1 << 20, true;
+    /// Most that a compressed body may grow.
+    decomp_ratio_max: Count = Count(10), Count(10), true;
+    /// Only post-quantum key exchange and signatures.
+    require_pq_on: bool = false, false, false;
+    /// Keep everything in memory and write nothing.
+    amnesia_mode: bool = false, true, false;
+    /// Which ledger: `embedded:` or `http://host:port`.
+    ledger_url: LedgerUrl = LedgerUrl::Embedded, LedgerUrl::Embedded, false;
+    /// Where the sealed store, results, quarantine and embedded ledger are.
+    state_dir: PathBuf = "state".into(), "state".into(), false;
+    /// Largest snapshot.
+    snapshot_max_bytes: u64 = 1 << 30, 64 << 20, true;
+    /// Most that the sealed store holds.
+    store_max_bytes: u64 = 64 << 30, 512 << 20, false;
+    /// JSON file of capability keys.
+    cap_keys_file: PathBuf = "cap-keys.json".into(), "cap-keys.json".into(), false;
+    /// Time for one capability check.
+    cap_budget_ms: Millis = Millis(250), Millis(250), true;
+    /// Time after which a compute request is answered 202 while the job goes on.
+    request_deadline_ms: Millis = Millis(10_000), Millis(10_000), true;
+    /// Time in which a request's head, and then each part of its body, has to arrive.
+    read_timeout_ms: Millis = Millis(10_000), Millis(10_000), true;
+    /// Time for jobs under way when the service is told to stop.
+    drain_deadline_ms: Millis = Millis(25_000), Millis(10_000), true;
+    /// Most intents held in quarantine.
+    quarantine_max_entries: Count = Count(4096), Count(256), false;
+    /// Most bytes of intents held in quarantine.
+    quarantine_max_bytes: u64 = 64 << 20, 1 << 20, false;
+    /// Answer dry runs while emission is latched off.
+    latched_dry_runs: bool = true, true, true;
+    /// Text or JSON.
+    log_format: LogFormat = LogFormat::Text, LogFormat::Text, false;
+}
+
+/// One thread less than there are cores, for the async side; at least one.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).max(1)
+}
+
+/// Sizes of the four stages.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stages {
+    /// Looks things up and joins twins.
+    pub admit: StageConfig,
+    /// Verifies and scores.
+    pub decode: StageConfig,
+    /// Allocates, checks, seals and stores.
+    pub reward: StageConfig,
+    /// Delivers.
+    pub emit: StageConfig,
+}
+
+impl Stages {
+    /// The names, first to last: the values of the label `stage`.
+    pub const NAMES: [&'static str; 4] = ["admit", "decode", "reward", "emit"];
+
+    fn default_for(workers: &Count, queue: &Count) -> Self {
+        let stage = |width, queue| StageConfig::new(width, queue).expect("defaults are within limits");
+        Self {
+            // Lookups wait for the disk, not for the processor.
+            admit: stage(8, queue.0),
+            // As many jobs as threads: alone a job uses all threads, together they share them.
+            decode: stage(workers.0, 2 * workers.0),
+            reward: stage(workers.0, 2 * workers.0),
+            // Delivery waits for the ledger.
+            emit: stage(32, 64),
+        }
+    }
+
+    fn get_mut(&mut self, name: &str) -> Option<&mut StageConfig> {
+        match name {
+            "admit" => Some(&mut self.admit),
+            "decode" => Some(&mut self.decode),
+            "reward" => Some(&mut self.reward),
+            "emit" => Some(&mut self.emit),
+            _ => None,
+        }
+    }
+
+    /// Name and sizes of each.
+    pub fn each(&self) -> [(&'static str, StageConfig); 4] {
+        let [a, d, r, e] = Self::NAMES;
+        [(a, self.admit), (d, self.decode), (r, self.reward), (e, self.emit)]
+    }
+}
+
+fn read<T: Value>(name: &str, text: &str, from: &str) -> Result<T, ConfigError> {
+    T::read(text).ok_or_else(|| ConfigError(format!("{name} = {text:?} ({from}) cannot be used: it has to be {}", T::WANTED)))
+}
+
+fn unknown(name: &str, from: &str) -> String {
+    let near = Settings::NAMES.iter().copied().chain(["profile", "stages"]).min_by_key(|known| distance(name, known));
+    let hint = near.filter(|near| distance(name, near) <= 3).map_or(String::new(), |near| format!("; did you mean {near}?"));
+    format!("{name} ({from}) is no setting of svc-rewarder: remove it or correct it{hint}")
+}
+
+/// Edits between two words (Levenshtein), for the hint.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn show<T: fmt::Debug>(value: &T) -> String {
+    let text = format!("{value:?}");
+    let inner = text.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(&text);
+    match inner {
+        "Embedded" => "embedded:".to_owned(),
+        other => other.trim_matches('"').to_lowercase(),
+    }
+}
+
+/// What the command line says about settings.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ConfigArgs {
+    /// Settings file (TOML); also RON_CONFIG
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Which defaults to take
+    #[arg(long, value_enum)]
+    pub profile: Option<Profile>,
+}
+
+/// Environment variables by name; a map, so that tests need not change the process.
+pub type Environment = BTreeMap<String, String>;
+
+/// Loads the settings: flags, environment, file, defaults.
+///
+/// # Errors
+/// The first key that is unknown or whose value cannot be used.
+pub fn load(args: &ConfigArgs, environment: &Environment) -> Result<Settings, ConfigError> {
+    load_with(args, environment, |_| {})
+}
+
+/// The same for a batch job, which has the machine for itself: by default it computes on every core.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for_batch(args: &ConfigArgs, environment: &Environment) -> Result<Settings, ConfigError> {
+    load_with(args, environment, |settings| {
+        settings.concurrency_compute_workers = Count(std::thread::available_parallelism().map_or(1, |n| n.get()));
+    })
+}
+
+fn load_with(
+    args: &ConfigArgs,
+    environment: &Environment,
+    defaults: impl FnOnce(&mut Settings),
+) -> Result<Settings, ConfigError> {
+    let path = args.config.clone().or_else(|| environment.get("RON_CONFIG").filter(|p| !p.is_empty()).map(PathBuf::from));
+    let text = match &path {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|e| ConfigError(format!("the settings file {} cannot be read: {e}", path.display())))?,
+        None => String::new(),
+    };
+    layers(args.profile, environment, &text, path.as_deref(), defaults)
+}
+
+#[derive(Deserialize)]
+struct File {
+    profile: Option<String>,
+    #[serde(default)]
+    stages: BTreeMap<String, StageOverride>,
+    #[serde(flatten)]
+    settings: toml::Table,
+}
+
+fn layers(
+    profile: Option<Profile>,
+    environment: &Environment,
+    text: &str,
+    path: Option<&Path>,
+    defaults: impl FnOnce(&mut Settings),
+) -> Result<Settings, ConfigError> {
+    let from = path.map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
+    let file: File = toml::from_str(text).map_err(|e| ConfigError(format!("{from} is not a settings file: {}", e.to_string().trim())))?;
+    let named = match file.profile.as_deref() {
+        None => None,
+        Some("micronode") => Some(Profile::Micronode),
+        Some("macronode") => Some(Profile::Macronode),
+        Some(other) => {
+            return Err(ConfigError(format!("profile = {other:?} ({from}) cannot be used: it has to be micronode or macronode")));
+        }
+    };
+    let mut settings = Settings::of(profile.or(named).unwrap_or_default());
+    defaults(&mut settings);
+    for (name, value) in &file.settings {
+        let text = match value {
+            toml::Value::String(text) => text.clone(),
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(flag) => flag.to_string(),
+            // Of another kind: let the setting's own reader say what it wants.
+            other => other.to_string(),
+        };
+        settings.set(name, &text, &from)?;
+    }
+    for name in Settings::NAMES {
+        let variable = name.to_uppercase();
+        if let Some(text) = environment.get(&variable).filter(|text| !text.is_empty()) {
+            settings.set(name, text, &format!("environment {variable}"))?;
+        }
+    }
+    settings.stages = Stages::default_for(&settings.concurrency_compute_workers, &settings.work_queue_max);
+    for (name, over) in &file.stages {
+        let stage = settings.stages.get_mut(name).ok_or_else(|| {
+            ConfigError(format!("[stages.{name}] ({from}) names no stage: it has to be one of {}", Stages::NAMES.join(", ")))
+        })?;
+        *stage = stage.with(over).map_err(|e| ConfigError(format!("[stages.{name}] ({from}) cannot be used: {e}")))?;
+    }
+    settings.consistent()?;
+    Ok(settings)
+}
+
+impl Settings {
+    /// What no single value can be blamed for.
+    fn consistent(&self) -> Result<(), ConfigError> {
+        if self.http_addr.port() != 0 && self.http_addr == self.metrics_addr {
+            return Err(ConfigError(format!("http_addr and metrics_addr are both {}: give one another port", self.http_addr)));
+        }
+        if self.snapshot_max_bytes > self.store_max_bytes {
+            return Err(ConfigError(format!(
+                "snapshot_max_bytes = {} is above store_max_bytes = {}: lower the one or raise the other",
+                self.snapshot_max_bytes, self.store_max_bytes
+            )));
+        }
+        if self.require_pq_on {
+            return Err(ConfigError(
+                "require_pq_on = true cannot be used: this build has no post-quantum key exchange and signatures yet; set it to false".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, environment: &[(&str, &str)]) -> Result<Settings, String> {
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        layers(None, &environment, text, Some(Path::new("f.toml")), |_| {}).map_err(|e| e.0)
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let settings = check("max_inflight = 7\ntenant_rps_max = 9", &[("MAX_INFLIGHT", "8")]).unwrap();
+        assert_eq!((settings.max_inflight, settings.tenant_rps_max), (Count(8), Count(9)));
+        assert!(check("profile = 'micronode'", &[]).unwrap().amnesia_mode);
+        assert!(!check("profile = 'micronode'\namnesia_mode = false", &[]).unwrap().amnesia_mode);
+    }
+
+    #[test]
+    fn messages_name_key_value_and_fix() {
+        let cases = [
+            ("max_inflght = 7", "max_inflght (f.toml) is no setting of svc-rewarder: remove it or correct it; did you mean max_inflight?"),
+            ("max_inflight = 0", "max_inflight = \"0\" (f.toml) cannot be used: it has to be a whole number from 1 to 1000000"),
+            ("http_addr = 'x'", "http_addr = \"x\" (f.toml) cannot be used: it has to be an address and port, such as 127.0.0.1:8080"),
+            ("profile = 'x'", "profile = \"x\" (f.toml) cannot be used: it has to be micronode or macronode"),
+            ("[stages.x]\nwidth = 1", "[stages.x] (f.toml) names no stage: it has to be one of admit, decode, reward, emit"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(check(text, &[]).unwrap_err(), expected);
+        }
+        let error = check("", &[("LEDGER_DEADLINE_MS", "-1")]).unwrap_err();
+        assert_eq!(error, "ledger_deadline_ms = \"-1\" (environment LEDGER_DEADLINE_MS) cannot be used: it has to be a number of milliseconds from 1 to 86400000");
+        assert!(check("[stages.emit]\nwidth = 0", &[]).is_err());
+        assert!(check("[stages.emit]\nwodth = 1", &[]).is_err());
+    }
+
+    #[test]
+    fn stage_sizes_follow_their_settings() {
+        let settings = check("work_queue_max = 5\n[stages.decode]\nwidth = 3", &[]).unwrap();
+        assert_eq!(settings.stages.admit.queue().get(), 5);
+        assert_eq!(settings.stages.decode.width().get(), 3);
+    }
+
+    #[test]
+    fn a_reload_takes_clamps_and_names_the_rest() {
+        let old = check("", &[]).unwrap();
+        let (next, ignored) = old.reloaded(check("max_inflight = 3\nhttp_addr = '127.0.0.1:1'", &[]).unwrap());
+        assert_eq!((next.max_inflight, next.http_addr, ignored), (Count(3), old.http_addr, vec!["http_addr"]));
+    }
+}

@@ -1,0 +1,256 @@
+//! `GET …/allocations` in the form that the caller accepts, and `GET …/allocations/{actor}` with its proof.
+
+use super::epochs::{no_run, small_part, stored_run, with_etag};
+use super::{Body, Context, Result, bytes_response, decoded, json};
+use crate::pipeline::{blocking, part, stored_source};
+use crate::proof::{self, Proof};
+use crate::refusal::Refusal;
+use crate::service::Service;
+use crate::table::{self, Form};
+use crate::why::{self, Kept, Why};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use rewarder_admit::Scope;
+use rewarder_decode::actor_rows;
+use rewarder_model::{Cid, Manifest, Policy, Reason, TenantId};
+use rewarder_store::{Kind, MANIFEST, Object, Run};
+use serde::Serialize;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// A representation: media type, how it is made.
+type Representation = (&'static str, Option<Form>);
+
+/// What there is, the canonical text first: it is what `*/*` gets.
+const REPRESENTATIONS: [Representation; 5] = [
+    ("text/tab-separated-values", None),
+    ("application/vnd.apache.arrow.file", None),
+    ("application/vnd.apache.arrow.stream", Some(Form::ArrowStream)),
+    ("text/csv", Some(Form::Csv)),
+    ("application/x-ndjson", Some(Form::Ndjson)),
+];
+
+/// Parts of a table on their way to a slow reader: at most so many, of this size.
+const PARTS_UNDER_WAY: usize = 4;
+const PART_BYTES: usize = 64 * 1024;
+
+/// The first representation of the highest quality that the `Accept` header allows (RFC 9110 §12.5.1).
+fn accepted(accept: &str) -> Option<Representation> {
+    let quality = |parameters: &str| {
+        let q = parameters.split(';').find_map(|p| p.trim().strip_prefix("q=").map(str::trim)).unwrap_or("1");
+        // Thousandths; three digits at most, as the RFC has them.
+        let (whole, fraction) = q.split_once('.').unwrap_or((q, ""));
+        let digits = format!("{fraction:0<3}");
+        whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(digits.get(..3)?.parse().ok()?)
+    };
+    let mut best: Option<(u32, Representation)> = None;
+    for representation in REPRESENTATIONS {
+        let (essence, _) = representation;
+        let group = essence.split('/').next().unwrap_or("");
+        // The most specific range that matches decides.
+        let matching = accept.split(',').filter_map(|range| {
+            let (name, parameters) = range.split_once(';').unwrap_or((range, ""));
+            let name = name.trim().to_ascii_lowercase();
+            let specific = match name.as_str() {
+                name if name == essence => 2,
+                name if name.strip_suffix("/*") == Some(group) => 1,
+                "*/*" => 0,
+                _ => return None,
+            };
+            Some((specific, quality(parameters).unwrap_or(0)))
+        });
+        if let Some((_, q)) = matching.max_by_key(|(specific, _)| *specific)
+            && q > best.map_or(0, |(q, _)| q)
+        {
+            best = Some((q, representation));
+        }
+    }
+    best.map(|(_, representation)| representation)
+}
+
+/// The whole table.
+pub async fn table(context: Context, epoch: &str) -> Result<Response<Body>> {
+    let (pass, epoch) = context.pass_for_epoch(Scope::Inspect, epoch).await?;
+    let accept = context.request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    let Some((media_type, form)) = accepted(accept) else {
+        let known = REPRESENTATIONS.map(|(name, _)| name).join(", ");
+        return Err(Refusal::new(Reason::NotAcceptable, format!("allocations come as {known}")));
+    };
+    let (service, tenant) = (context.service.clone(), pass.tenant().clone());
+    let (it, key) = (service.clone(), (tenant.clone(), epoch.clone()));
+    let found = blocking(move || {
+        let Some(run) = stored_run(&it, &key.0, &key.1)? else { return Ok(None) };
+        let name = if media_type == REPRESENTATIONS[0].0 { part::TEXT } else { part::ARROW };
+        Ok(run.part(name)?.map(|object| (*run.run_key(), object)))
+    })
+    .await?;
+    let Some((run_key, object)) = found else { return no_run(&service, &tenant, &epoch) };
+    // A run key determines the bytes of each representation.
+    let etag = Cid::of(format!("{run_key}|{media_type}").as_bytes()).hex();
+    with_etag(&context.request, &etag, || {
+        let len = object.len();
+        let mut response = Response::new(streamed(object, form));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        headers.insert(VARY, HeaderValue::from_static("accept"));
+        if form.is_none() {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
+        }
+        Ok(response)
+    })
+}
+
+/// A body that is made part by part on a thread that may block, no faster than it is read.
+fn streamed(object: Object, form: Option<Form>) -> Body {
+    let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(PARTS_UNDER_WAY);
+    tokio::task::spawn_blocking(move || {
+        let mut out = io::BufWriter::with_capacity(PART_BYTES, Parts(sender.clone()));
+        let result = match form {
+            None => io::copy(&mut object.reader(), &mut out).and_then(|_| out.flush()),
+            Some(form) => table::convert(Seeking { object, at: 0 }, form, &mut out).and_then(|()| out.flush()),
+        };
+        if let Err(e) = result {
+            // A reader that went away is no fault; anything else breaks the response off.
+            let _ = sender.blocking_send(Err(e));
+        }
+    });
+    BodyExt::boxed(StreamBody::new(ReceiverStream::new(receiver).map(|part| part.map(Frame::data))))
+}
+
+struct Parts(mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An object as the Arrow file reader wants it.
+struct Seeking {
+    object: Object,
+    at: u64,
+}
+
+impl io::Read for Seeking {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.object.read_at(self.at, buffer)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl Seek for Seeking {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.object.len().checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+/// One actor's answer: the explanation, and what proves its payout.
+#[derive(Serialize)]
+struct ActorAnswer {
+    #[serde(flatten)]
+    why: Why,
+    proof: Proof,
+}
+
+/// One actor's payout, score, derivation and proof; also for one that gets nothing, and for one that is not there.
+pub async fn actor(context: Context, epoch: &str, actor: &str) -> Result<Response<Body>> {
+    let (pass, epoch) = context.pass_for_epoch(Scope::Inspect, epoch).await?;
+    let actor = decoded(actor)?;
+    rewarder_model::name::check_actor(actor.as_bytes())
+        .map_err(|e| Refusal::new(Reason::Schema, format!("the actor of the path: {e}")))?;
+    let (service, tenant) = (context.service.clone(), pass.tenant().clone());
+    let (it, key) = (service.clone(), (tenant.clone(), epoch.clone()));
+    let answer = blocking(move || {
+        let Some(run) = stored_run(&it, &key.0, &key.1)? else { return Ok(None) };
+        explain(&it, &key.0, &run, &actor).map(Some)
+    })
+    .await?;
+    let Some(answer) = answer else { return no_run(&service, &tenant, &epoch) };
+    let accepts_gzip = context.request.headers().get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
+    if !accepts_gzip {
+        return Ok(json(StatusCode::OK, &answer));
+    }
+    // Half of a proof is base64 of text: compressed, the answer fits in two packets.
+    let broken = |_| Refusal::new(Reason::Internal, "the answer could not be compressed");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    serde_json::to_writer(&mut gzip, &answer).map_err(broken)?;
+    let bytes = gzip.finish().map_err(|e| broken(serde_json::Error::io(e)))?;
+    let mut response = bytes_response("application/json", bytes);
+    response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+    Ok(response)
+}
+
+fn explain(service: &Service, tenant: &TenantId, run: &Run, actor: &str) -> Result<ActorAnswer> {
+    let broken = |what: &dyn std::fmt::Display| {
+        tracing::error!(error = %what, "an actor could not be explained");
+        Refusal::new(Reason::Internal, "the stored run cannot be read; the service's log says how")
+    };
+    let manifest: Manifest = serde_json::from_slice(&small_part(run, MANIFEST)?).map_err(|e| broken(&e))?;
+    let kept: Kept = serde_json::from_slice(&small_part(run, part::DERIVATION)?).map_err(|e| broken(&e))?;
+    let root = manifest.allocations_root;
+    let text: Arc<[u8]> = match service.texts().get(&root) {
+        Some(text) => text,
+        None => {
+            let object = run.part(part::TEXT)?.ok_or_else(|| broken(&"no text"))?;
+            let text: Arc<[u8]> = object.read_all(object.len()).map_err(|e| broken(&e))?.into();
+            service.texts().put(root, text.clone());
+            text
+        }
+    };
+    let store = service.store()?;
+    let gone = |what: &str| Refusal::new(Reason::Internal, format!("the {what} of this run is not in the store any more"));
+    let snapshot = store.object(tenant, Kind::Snapshot, &manifest.inputs.cid)?.ok_or_else(|| gone("snapshot"))?;
+    let policy = store.object(tenant, Kind::Policy, &manifest.policy.hash)?.ok_or_else(|| gone("policy"))?;
+    let policy = Policy::parse(&policy.read_all(policy.len()).map_err(|e| broken(&e))?).map_err(|e| broken(&e))?;
+    let rows = actor_rows(&*stored_source(snapshot), actor.as_bytes(), kept.sorted).map_err(|e| broken(&e))?;
+    let why = why::explain(actor, rows.as_ref(), &policy, &kept);
+    let found = proof::find(&text, actor.as_bytes());
+    let proved = proof::payout(&text, &found).unwrap_or_else(|| "0".to_owned());
+    if proved != why.payout_minor_units {
+        return Err(broken(&"the explanation and the table differ"));
+    }
+    Ok(ActorAnswer { why, proof: proof::prove(&text, root, &found) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::accepted;
+
+    #[test]
+    fn accept_is_negotiated() {
+        let cases = [
+            ("*/*", Some("text/tab-separated-values")),
+            ("text/csv", Some("text/csv")),
+            ("text/*", Some("text/tab-separated-values")),
+            ("text/csv;q=0.5, application/x-ndjson;q=0.9", Some("application/x-ndjson")),
+            ("text/csv;q=0, */*;q=0.1", Some("text/tab-separated-values")),
+            ("text/tab-separated-values;q=0, */*;q=0.1", Some("application/vnd.apache.arrow.file")),
+            ("Application/VND.apache.arrow.stream", Some("application/vnd.apache.arrow.stream")),
+            ("image/png", None),
+            ("text/csv;q=0", None),
+            ("text/csv;q=nonsense", None),
+        ];
+        for (accept, expected) in cases {
+            assert_eq!(accepted(accept).map(|(name, _)| name), expected, "{accept}");
+        }
+    }
+}

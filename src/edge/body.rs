@@ -1,0 +1,154 @@
+//! Reading request bodies: bounded in size, in time, and in what compression may make of them.
+
+use super::{Context, Result};
+use crate::refusal::Refusal;
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use rewarder_model::Reason;
+use std::io::Read;
+use std::time::Duration;
+
+/// A body that is compressed in one layer, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+/// Largest window of a zstd frame, 2^23 bytes: what every encoder uses below its long modes.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+impl Context {
+    /// Refuses a media type other than these; a request that names none is taken at its word.
+    pub(super) fn media_type(&self, known: &[&str]) -> Result<()> {
+        let Some(value) = self.request.headers().get(CONTENT_TYPE) else { return Ok(()) };
+        let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        if known.contains(&essence.as_str()) {
+            return Ok(());
+        }
+        Err(Refusal::new(Reason::MediaType, format!("this route reads {}", known.join(" or "))))
+    }
+
+    fn encoding(&self) -> Result<Encoding> {
+        let Some(value) = self.request.headers().get(CONTENT_ENCODING) else { return Ok(Encoding::Identity) };
+        match value.to_str().unwrap_or("").trim().to_ascii_lowercase().as_str() {
+            "" | "identity" => Ok(Encoding::Identity),
+            "gzip" | "x-gzip" => Ok(Encoding::Gzip),
+            "zstd" => Ok(Encoding::Zstd),
+            _ => Err(Refusal::new(Reason::MediaType, "a body is sent as it is, or with Content-Encoding gzip or zstd")),
+        }
+    }
+
+    /// Refuses any encoding, for bodies that are verified as they are.
+    pub(super) fn identity_only(&self) -> Result<()> {
+        match self.encoding()? {
+            Encoding::Identity => Ok(()),
+            _ => Err(Refusal::new(Reason::MediaType, "a snapshot is sent as it is, without Content-Encoding")),
+        }
+    }
+
+    /// The declared length, if there is one; refused at once if it is above the limit.
+    pub(super) fn declared_len(&self, limit: u64) -> Result<Option<u64>> {
+        let declared = self.request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        match declared {
+            Some(len) if len > limit => Err(too_big(limit)),
+            declared => Ok(declared),
+        }
+    }
+
+    /// Reads a small body whole: at most `REQ_BODY_MAX_BYTES`, before and after decompression.
+    pub(super) async fn small_body(&mut self) -> Result<Vec<u8>> {
+        let settings = self.service.settings();
+        let limit = settings.req_body_max_bytes;
+        let encoding = self.encoding()?;
+        self.declared_len(limit)?;
+        let mut bytes = Vec::new();
+        let timeout = settings.read_timeout_ms.into();
+        while let Some(chunk) = next_chunk(self.request.body_mut(), timeout).await? {
+            if bytes.len() as u64 + chunk.len() as u64 > limit {
+                return Err(too_big(limit));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        decompress(bytes, encoding, limit, settings.decomp_ratio_max.0 as u64)
+    }
+}
+
+/// The next part of a body, which has to come in time.
+pub(super) async fn next_chunk(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>> {
+    if body.is_end_stream() {
+        return Ok(None);
+    }
+    loop {
+        let frame = tokio::time::timeout(timeout, body.frame())
+            .await
+            .map_err(|_| Refusal::new(Reason::RequestTimeout, "the body stopped arriving"))?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(_)) => return Err(Refusal::new(Reason::Schema, "the body ended before its declared length")),
+            // Trailers are of no use here.
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn too_big(limit: u64) -> Refusal {
+    Refusal::new(Reason::BodyTooBig, format!("the body is larger than {limit} bytes"))
+}
+
+fn decompress(bytes: Vec<u8>, encoding: Encoding, limit: u64, ratio: u64) -> Result<Vec<u8>> {
+    let most = limit.min(ratio.saturating_mul(bytes.len() as u64));
+    let bad = |_| Refusal::new(Reason::Schema, "the body is not what its Content-Encoding says");
+    let mut out = Vec::new();
+    // One byte more than is allowed tells that there is more, and costs no more than that.
+    match encoding {
+        Encoding::Identity => return Ok(bytes),
+        Encoding::Gzip => flate2::read::GzDecoder::new(&bytes[..]).take(most + 1).read_to_end(&mut out).map_err(bad)?,
+        Encoding::Zstd => {
+            let mut decoder = zstd::Decoder::new(&bytes[..]).map_err(bad)?.single_frame();
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(bad)?;
+            decoder.take(most + 1).read_to_end(&mut out).map_err(bad)?
+        }
+    };
+    if out.len() as u64 <= most {
+        return Ok(out);
+    }
+    if most == limit {
+        return Err(too_big(limit));
+    }
+    Err(Refusal::new(Reason::DecompressRatio, format!("the body grows to more than {ratio} times its size")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn bombs_cost_their_limit_at_most() {
+        let text = br#"{"inputs_cid":"x"}"#;
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 19).unwrap();
+        for (bytes, encoding) in [(gzip(text), Encoding::Gzip), (zstd(text), Encoding::Zstd)] {
+            assert_eq!(decompress(bytes, encoding, 1000, 10).unwrap(), text);
+        }
+        let bomb = vec![b' '; 10 << 20];
+        for (bytes, encoding) in [(gzip(&bomb), Encoding::Gzip), (zstd(&bomb), Encoding::Zstd)] {
+            assert_eq!(decompress(bytes.clone(), encoding, 1 << 20, 10).unwrap_err().reason, Reason::DecompressRatio);
+            assert_eq!(decompress(bytes, encoding, 1 << 20, 100_000).unwrap_err().reason, Reason::BodyTooBig);
+        }
+        assert_eq!(decompress(b"no gzip".to_vec(), Encoding::Gzip, 1000, 10).unwrap_err().reason, Reason::Schema);
+    }
+}

@@ -1,0 +1,141 @@
+//! `POST /rewarder/epochs/{epoch_id}/compute`: a request becomes a job, and its answer a response.
+
+use super::{Body, Context, Result, json, query};
+use crate::pipeline::{Answer, Done};
+use crate::refusal::Refusal;
+use crate::service::Ask;
+use http::header::{HeaderValue, LOCATION};
+use http::{Response, StatusCode};
+use rewarder_admit::Scope;
+use rewarder_model::{Cid, EpochId, PolicyId, Reason};
+use serde::{Deserialize, Serialize};
+
+/// Longest note.
+const NOTES_CHARS_MAX: usize = 1024;
+
+/// The body of the request; `schemas/compute.json` is its schema.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ComputeRequest {
+    inputs_cid: Cid,
+    policy_id: PolicyId,
+    policy_hash: Cid,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    notes: Option<String>,
+}
+
+/// The answer while a job runs on.
+#[derive(Serialize)]
+struct Running<'a> {
+    epoch_id: &'a EpochId,
+    run_key: Cid,
+    status: &'static str,
+    quarantine: bool,
+}
+
+/// Computes an epoch.
+pub async fn compute(mut context: Context, epoch: &str) -> Result<Response<Body>> {
+    let (pass, epoch) = context.pass_for_epoch(Scope::Run, epoch).await?;
+    let inside = context.service.enter()?;
+    context.media_type(&["application/json"])?;
+    let asked_by_query = dry_run_by_query(&context)?;
+    let respond_async = prefers_async(&context);
+    let bytes = context.small_body().await?;
+    let request = parse(&bytes)?;
+    if request.notes.as_ref().is_some_and(|notes| notes.chars().count() > NOTES_CHARS_MAX) {
+        return Err(Refusal::new(Reason::Schema, format!("`notes` is longer than {NOTES_CHARS_MAX} characters")));
+    }
+    let dry_run = request.dry_run || asked_by_query;
+    pass.dry_run(dry_run)?;
+    let run_key = rewarder_model::run_key(&epoch, &request.policy_hash, &request.inputs_cid);
+    let ask = Ask {
+        pass,
+        epoch: epoch.clone(),
+        inputs_cid: request.inputs_cid,
+        policy_id: request.policy_id,
+        policy_hash: request.policy_hash,
+        dry_run,
+        corr_id: context.corr_id.clone(),
+    };
+    let service = context.service.clone();
+    let answer = service.compute(ask, inside)?.answer();
+    let deadline = service.clock().sleep(service.settings().request_deadline_ms.into());
+    let answer: Option<Answer> = if respond_async {
+        None
+    } else {
+        tokio::select! {
+            biased;
+            answer = answer => Some(answer),
+            () = deadline => None,
+        }
+    };
+    match answer {
+        Some(answer) => answered(&*answer?),
+        None => {
+            let running = Running { epoch_id: &epoch, run_key, status: "running", quarantine: false };
+            Ok(located(json(StatusCode::ACCEPTED, &running), &epoch))
+        }
+    }
+}
+
+/// Reads the body. Serde's own messages would repeat what they read, so only the place is taken from them.
+fn parse(bytes: &[u8]) -> Result<ComputeRequest> {
+    // An array would pass for the object, field by field in order; the contract has objects only.
+    let object = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    if object {
+        match serde_json::from_slice(bytes) {
+            Ok(request) => return Ok(request),
+            Err(e) => {
+                let what = match e.classify() {
+                    serde_json::error::Category::Data => "a field is unknown, missing, doubled or of the wrong form",
+                    _ => "the body is not JSON",
+                };
+                let detail = format!("{what} (line {}, column {}); see /schema/compute.json", e.line(), e.column());
+                return Err(Refusal::new(Reason::Schema, detail));
+            }
+        }
+    }
+    Err(Refusal::new(Reason::Schema, "the body is not a JSON object; see /schema/compute.json"))
+}
+
+fn dry_run_by_query(context: &Context) -> Result<bool> {
+    let mut dry_run = false;
+    for (name, value) in query(&context.request) {
+        match (&*name, value) {
+            ("dry_run", "true") => dry_run = true,
+            ("dry_run", "false") => {}
+            ("dry_run", _) => return Err(Refusal::new(Reason::Schema, "`dry_run` in the query is true or false")),
+            _ => return Err(Refusal::new(Reason::Schema, "the query has a parameter that is not known; known is dry_run")),
+        }
+    }
+    Ok(dry_run)
+}
+
+/// RFC 7240 `Prefer: respond-async`.
+fn prefers_async(context: &Context) -> bool {
+    let values = context.request.headers().get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|preference| {
+        preference.split(';').next().is_some_and(|token| token.trim().eq_ignore_ascii_case("respond-async"))
+    })
+}
+
+/// A finished job's answer.
+fn answered(done: &Done) -> Result<Response<Body>> {
+    if let Some(refusal) = done.unpayable() {
+        return Err(refusal);
+    }
+    if done.quarantine {
+        return Ok(located(json(StatusCode::ACCEPTED, &done.body()), &done.manifest.epoch_id));
+    }
+    Ok(json(StatusCode::OK, &done.body()))
+}
+
+fn located(mut response: Response<Body>, epoch: &EpochId) -> Response<Body> {
+    // The alphabet of epoch ids needs no escape in a path.
+    if let Ok(location) = HeaderValue::from_str(&format!("/rewarder/epochs/{epoch}")) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}

@@ -1,0 +1,117 @@
+//! `GET /rewarder/epochs/{epoch_id}` and `GET /rewarder/policy/{policy_id}`: what a run left behind, as it was stored.
+
+use super::{Body, Context, Result, bytes_response, decoded, json};
+use crate::pipeline::{blocking, part};
+use crate::refusal::Refusal;
+use crate::service::{JobState, Service};
+use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use rewarder_admit::Scope;
+use rewarder_model::{Cid, EpochId, PolicyId, Reason, TenantId};
+use rewarder_store::{Kind, MANIFEST, Object, Run};
+use std::io;
+use std::sync::Arc;
+
+/// Largest manifest, attestation or derivation.
+const SMALL_BYTES_MAX: u64 = 256 * 1024;
+
+/// The stored run of an epoch: the settled one, or else the latest.
+pub fn stored_run(service: &Service, tenant: &TenantId, epoch: &EpochId) -> Result<Option<Run>> {
+    let store = service.store()?;
+    match store.epoch_run(tenant, epoch)? {
+        Some(found) => Ok(store.run(tenant, &found.run_key)?),
+        None => Ok(None),
+    }
+}
+
+/// What is answered for an epoch that has no run: that it is being computed, why it was refused, or that it is unknown.
+pub fn no_run(service: &Service, tenant: &TenantId, epoch: &EpochId) -> Result<Response<Body>> {
+    match service.job(tenant, epoch) {
+        Some(JobState::Running) => {
+            let mut response = json(StatusCode::ACCEPTED, &serde_json::json!({ "epoch_id": epoch, "status": "running" }));
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(1u64));
+            Ok(response)
+        }
+        Some(JobState::Refused(refusal)) => Err(refusal),
+        None => Err(Refusal::new(Reason::EpochNotFound, "no run of this epoch is stored for this tenant; POST …/compute first")),
+    }
+}
+
+/// Reads a part of a run that has to be there and is small.
+pub fn small_part(run: &Run, name: &str) -> Result<Vec<u8>> {
+    let broken = |e: &dyn std::fmt::Display| {
+        tracing::error!(part = name, error = %e, "a stored run cannot be read");
+        Refusal::new(Reason::Internal, "the stored run cannot be read; the service's log says how")
+    };
+    let object: Object = run.part(name)?.ok_or_else(|| broken(&"it is not there"))?;
+    object.read_all(SMALL_BYTES_MAX).map_err(|e: io::Error| broken(&e))
+}
+
+/// Answers 304 if the caller has these bytes already.
+pub fn with_etag(request: &Request<Incoming>, etag: &str, make: impl FnOnce() -> Result<Response<Body>>) -> Result<Response<Body>> {
+    let etag = format!("\"{etag}\"");
+    let known = request.headers().get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let known = known.flat_map(|value| value.split(',')).any(|tag| matches!(tag.trim(), tag if tag == etag || tag == "*"));
+    let mut response = if known { Response::new(super::full("")) } else { make()? };
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    if let Ok(value) = HeaderValue::from_str(&etag) {
+        response.headers_mut().insert(ETAG, value);
+    }
+    Ok(response)
+}
+
+/// Manifest, attestation and delivery. The manifest stands there as its canonical bytes.
+pub async fn epoch(context: Context, epoch: &str) -> Result<Response<Body>> {
+    let (pass, epoch) = context.pass_for_epoch(Scope::Inspect, epoch).await?;
+    let (service, tenant) = (context.service.clone(), pass.tenant().clone());
+    let (it, key) = (service.clone(), (tenant.clone(), epoch.clone()));
+    let body = blocking(move || {
+        let Some(run) = stored_run(&it, &key.0, &key.1)? else { return Ok(None) };
+        let (manifest, attestation) = (small_part(&run, MANIFEST)?, small_part(&run, part::ATTESTATION)?);
+        let delivery = run.delivery()?.unwrap_or_else(|| b"null".to_vec());
+        let commitment = format!("\"{}\"", Cid::of(&manifest));
+        let members: [(&str, &[u8]); 4] = [
+            ("attestation", &attestation),
+            ("commitment", commitment.as_bytes()),
+            ("delivery", &delivery),
+            ("manifest", &manifest),
+        ];
+        let mut body = Vec::from(b"{");
+        for (at, (name, value)) in members.into_iter().enumerate() {
+            body.extend_from_slice(if at == 0 { b"\"" } else { b",\"" });
+            body.extend_from_slice(name.as_bytes());
+            body.extend_from_slice(b"\":");
+            body.extend_from_slice(value);
+        }
+        body.push(b'}');
+        Ok(Some(body))
+    })
+    .await?;
+    match body {
+        Some(body) => {
+            let etag = Cid::of(&body).hex();
+            with_etag(&context.request, &etag, || Ok(bytes_response("application/json", body)))
+        }
+        None => no_run(&service, &tenant, &epoch),
+    }
+}
+
+/// A stored policy document, byte for byte.
+pub async fn policy(context: Context, id: &str) -> Result<Response<Body>> {
+    let pass = context.pass(Scope::Inspect).await?;
+    let id: PolicyId = decoded(id)?.parse().map_err(|e| Refusal::new(Reason::Schema, format!("the policy id of the path: {e}")))?;
+    let (service, tenant): (Arc<Service>, TenantId) = (context.service.clone(), pass.tenant().clone());
+    let found = blocking(move || {
+        let store = service.store()?;
+        let unknown = || Refusal::new(Reason::PolicyNotFound, "no policy of this id is stored for this tenant");
+        let hash = store.policy(&tenant, &id)?.ok_or_else(unknown)?;
+        let object = store.object(&tenant, Kind::Policy, &hash)?.ok_or_else(unknown)?;
+        let bytes = object.read_all(object.len()).map_err(|_| Refusal::new(Reason::Internal, "the stored policy cannot be read"))?;
+        Ok((hash, bytes))
+    })
+    .await?;
+    with_etag(&context.request, &found.0.hex(), || Ok(bytes_response("application/json", found.1)))
+}

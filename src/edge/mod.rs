@@ -1,0 +1,238 @@
+//! The edge: HTTP in, HTTP out. It knows the routes of contract §6 and how a refusal becomes a problem; what a job is, it
+//! leaves to the service.
+//!
+//! HTTP/1.1 only for now: hyper-util's `auto` never closes a connection that stays silent before the protocol is known.
+//! The head of a request has to arrive within `READ_TIMEOUT_MS`, which also bounds idle keep-alive; each part of a body
+//! has the same time again.
+
+pub mod admin;
+mod allocations;
+mod body;
+mod compute;
+mod epochs;
+mod problem;
+mod seal;
+mod serve;
+
+pub use problem::Problem;
+pub use serve::{Bound, run};
+
+use crate::refusal::Refusal;
+use crate::service::Service;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use rewarder_admit::{Pass, Scope};
+use rewarder_model::world::Entropy;
+use rewarder_model::{EpochId, Reason};
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+
+/// The body of every response.
+pub type Body = BoxBody<Bytes, io::Error>;
+type Result<T> = std::result::Result<T, Refusal>;
+
+/// The header that carries the correlation id.
+pub const CORR_ID: &str = "x-corr-id";
+/// Longest correlation id that is taken over from a caller.
+const CORR_ID_CHARS_MAX: usize = 64;
+
+/// The routes of contract §6: method, path, and the scope that it needs. A test compares this with the contract.
+pub const ROUTES: &[(Method, &str, Option<Scope>)] = &[
+    (Method::PUT, "/rewarder/snapshots/{cid}", Some(Scope::Seal)),
+    (Method::PUT, "/rewarder/policies/{cid}", Some(Scope::Policy)),
+    (Method::POST, "/rewarder/epochs/{epoch_id}/compute", Some(Scope::Run)),
+    (Method::GET, "/rewarder/epochs/{epoch_id}", Some(Scope::Inspect)),
+    (Method::GET, "/rewarder/epochs/{epoch_id}/allocations", Some(Scope::Inspect)),
+    (Method::GET, "/rewarder/epochs/{epoch_id}/allocations/{actor}", Some(Scope::Inspect)),
+    (Method::GET, "/rewarder/policy/{policy_id}", Some(Scope::Inspect)),
+    (Method::GET, "/version", None),
+    (Method::GET, "/openapi.json", None),
+    (Method::GET, "/schema/compute.json", None),
+];
+
+/// One request on its way through the edge.
+pub struct Context {
+    /// The service.
+    pub service: Arc<Service>,
+    /// Correlation id: the caller's, if it sent a sane one.
+    pub corr_id: String,
+    /// The request, its body unread.
+    pub request: Request<Incoming>,
+}
+
+/// Answers one request; every refusal becomes a problem here.
+pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
+    let corr_id = corr_id(&request);
+    let context = Context { service, corr_id: corr_id.clone(), request };
+    let mut response = match route(context).await {
+        Ok(response) => response,
+        Err(refusal) => Problem::of(&refusal, &corr_id).response(),
+    };
+    if let Ok(value) = HeaderValue::from_str(&corr_id) {
+        response.headers_mut().insert(CORR_ID, value);
+    }
+    response
+}
+
+fn corr_id(request: &Request<Incoming>) -> String {
+    let sane = |text: &&str| {
+        (1..=CORR_ID_CHARS_MAX).contains(&text.len())
+            && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'))
+    };
+    match request.headers().get(CORR_ID).and_then(|value| value.to_str().ok()).filter(sane) {
+        Some(text) => text.to_owned(),
+        None => {
+            let mut bytes = [0; 8];
+            crate::world::SystemEntropy.fill(&mut bytes);
+            format!("{:016x}", u64::from_be_bytes(bytes))
+        }
+    }
+}
+
+/// Finds the handler. Unknown paths and methods are refused before anything else is looked at.
+async fn route(context: Context) -> Result<Response<Body>> {
+    let path = context.request.uri().path().to_owned();
+    let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(&path).split('/').collect();
+    let method = context.request.method().clone();
+    let get = method == Method::GET || method == Method::HEAD;
+    let allow = |good: bool, allowed: &'static str| {
+        if good {
+            return Ok(());
+        }
+        Err(Refusal::new(Reason::Method, format!("this route answers {allowed}")))
+    };
+    match segments[..] {
+        ["rewarder", "snapshots", cid] => {
+            allow(method == Method::PUT, "PUT")?;
+            seal::snapshot(context, cid).await
+        }
+        ["rewarder", "policies", cid] => {
+            allow(method == Method::PUT, "PUT")?;
+            seal::policy(context, cid).await
+        }
+        ["rewarder", "epochs", epoch, "compute"] => {
+            allow(method == Method::POST, "POST")?;
+            compute::compute(context, epoch).await
+        }
+        ["rewarder", "epochs", epoch] => {
+            allow(get, "GET")?;
+            epochs::epoch(context, epoch).await
+        }
+        ["rewarder", "epochs", epoch, "allocations"] => {
+            allow(get, "GET")?;
+            allocations::table(context, epoch).await
+        }
+        ["rewarder", "epochs", epoch, "allocations", actor] => {
+            allow(get, "GET")?;
+            allocations::actor(context, epoch, actor).await
+        }
+        ["rewarder", "policy", id] => {
+            allow(get, "GET")?;
+            epochs::policy(context, id).await
+        }
+        ["version"] => {
+            allow(get, "GET")?;
+            Ok(json(StatusCode::OK, &version()))
+        }
+        ["openapi.json"] => {
+            allow(get, "GET")?;
+            Ok(bytes_response("application/json", Bytes::from_static(include_bytes!("../../schemas/openapi.json"))))
+        }
+        ["schema", "compute.json"] => {
+            allow(get, "GET")?;
+            Ok(bytes_response("application/schema+json", Bytes::from_static(include_bytes!("../../schemas/compute.json"))))
+        }
+        _ => Err(Refusal::new(Reason::NotFound, "there is no route of this path; /openapi.json lists them")),
+    }
+}
+
+/// What this program is.
+#[derive(Debug, serde::Serialize)]
+pub struct Version {
+    name: &'static str,
+    version: &'static str,
+    kernel: &'static str,
+    snapshot: &'static str,
+    policy: &'static str,
+    manifest: &'static str,
+}
+
+/// What `/version` and `--version` say.
+pub fn version() -> Version {
+    Version {
+        name: "svc-rewarder",
+        version: env!("CARGO_PKG_VERSION"),
+        kernel: rewarder_model::manifest::KERNEL,
+        snapshot: "rewarder.snapshot.v1",
+        policy: rewarder_model::policy::SCHEMA,
+        manifest: rewarder_model::manifest::SCHEMA,
+    }
+}
+
+impl Context {
+    /// Lets the request in: capability with the route's scope, then the rate of its tenant.
+    async fn pass(&self, scope: Scope) -> Result<Pass> {
+        let header = self.request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = header.and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        let pass = self.service.checker.check(token, scope).await?;
+        self.service.rate(pass.tenant())?;
+        Ok(pass)
+    }
+
+    /// The same, for a route of one epoch.
+    async fn pass_for_epoch(&self, scope: Scope, epoch: &str) -> Result<(Pass, EpochId)> {
+        let pass = self.pass(scope).await?;
+        let epoch: EpochId = decoded(epoch)?.parse().map_err(|e| Refusal::new(Reason::Schema, format!("the epoch of the path: {e}")))?;
+        pass.epoch(&epoch)?;
+        Ok((pass, epoch))
+    }
+}
+
+/// Percent-decodes a path segment.
+fn decoded(segment: &str) -> Result<String> {
+    let bad = || Refusal::new(Reason::Schema, "the path is not percent-encoded UTF-8");
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|c| char::from(c).to_digit(16)).ok_or_else(bad);
+        bytes.push((digit()? << 4 | digit()?) as u8);
+    }
+    String::from_utf8(bytes).map_err(|_| bad())
+}
+
+/// The values of a query parameter.
+fn query<'a>(request: &'a Request<Incoming>) -> impl Iterator<Item = (Cow<'a, str>, &'a str)> {
+    request.uri().query().unwrap_or("").split('&').filter(|part| !part.is_empty()).map(|part| {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        (Cow::Borrowed(name), value)
+    })
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+fn bytes_response(media_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(bytes));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+fn json<T: serde::Serialize>(status: StatusCode, value: &T) -> Response<Body> {
+    // Our own answers have string keys and no maps that could fail.
+    let mut response = bytes_response("application/json", serde_json::to_vec(value).unwrap_or_default());
+    *response.status_mut() = status;
+    response
+}

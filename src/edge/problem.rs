@@ -1,0 +1,76 @@
+//! RFC 9457 problems: what every refusal looks like on the wire.
+
+use super::{Body, full};
+use crate::refusal::Refusal;
+use crate::telemetry::REJECTED_TOTAL;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use rewarder_model::Reason;
+use serde::Serialize;
+
+/// Seconds to wait where nobody knows better.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// `application/problem+json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    reason: &'static str,
+    corr_id: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cap_timeout: bool,
+    #[serde(skip)]
+    retry_after: Option<u64>,
+    #[serde(skip)]
+    kind: Reason,
+}
+
+impl<'a> Problem<'a> {
+    /// A refusal, told to one caller.
+    pub fn of(refusal: &'a Refusal, corr_id: &'a str) -> Self {
+        let reason = refusal.reason;
+        let asked = refusal.retry_after.map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0));
+        Self {
+            r#type: format!("urn:svc-rewarder:problem:{reason}"),
+            title: reason.title(),
+            status: reason.status(),
+            detail: &refusal.detail,
+            reason: reason.as_str(),
+            corr_id,
+            cap_timeout: reason == Reason::CapTimeout,
+            retry_after: reason.is_retryable().then(|| asked.unwrap_or(RETRY_AFTER_SECONDS).max(1)),
+            kind: reason,
+        }
+    }
+
+    /// The JSON, as `run --json` prints it.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The response; counts as a refusal.
+    pub fn response(&self) -> Response<Body> {
+        metrics::counter!(REJECTED_TOTAL, "reason" => self.reason).increment(1);
+        tracing::info!(corr_id = self.corr_id, reason = self.reason, status = self.status, detail = self.detail, "refused");
+        let mut response = Response::new(full(self.to_json()));
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.kind == Reason::Unauth {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.kind == Reason::Method
+            && let Some(methods) = self.detail.rsplit(' ').next()
+            && let Ok(methods) = HeaderValue::from_str(methods)
+        {
+            headers.insert(ALLOW, methods);
+        }
+        response
+    }
+}

@@ -1,0 +1,121 @@
+//! `PUT /rewarder/snapshots/{cid}` and `PUT /rewarder/policies/{cid}`: sealed bytes come in, verified while they stream.
+//!
+//! Storing does not judge: a snapshot that breaks a rule of its format is stored and refused when it is computed, where
+//! the contract's order of refusals holds. A policy's id is bound when its bytes are a valid policy.
+
+use super::body::next_chunk;
+use super::{Body, Context, Result, json};
+use crate::pipeline::blocking;
+use crate::refusal::Refusal;
+use http::{Response, StatusCode};
+use rewarder_admit::Scope;
+use rewarder_model::{Cid, Policy, PolicyId, Reason};
+use rewarder_store::{Bound, Kind, Put, Writer};
+use serde::Serialize;
+
+/// Media types of a snapshot.
+pub const SNAPSHOT_TYPES: &[&str] = &["application/vnd.apache.arrow.stream", "application/octet-stream"];
+
+#[derive(Serialize)]
+struct Stored {
+    cid: Cid,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy_id: Option<PolicyId>,
+    /// What will be refused when it is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
+}
+
+fn status(put: Put) -> StatusCode {
+    match put {
+        Put::Created => StatusCode::CREATED,
+        Put::Existing => StatusCode::OK,
+    }
+}
+
+fn cid(text: &str) -> Result<Cid> {
+    super::decoded(text)?.parse().map_err(|e| Refusal::new(Reason::Schema, format!("the CID of the path: {e}")))
+}
+
+/// Bytes handed to the disk at once: enough that a thread's turn is worth it.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Stores a snapshot. The body goes to disk in large parts from a thread that may block, hashed on the way.
+pub async fn snapshot(mut context: Context, name: &str) -> Result<Response<Body>> {
+    let pass = context.pass(Scope::Seal).await?;
+    let _inside = context.service.enter()?;
+    let cid = cid(name)?;
+    context.media_type(SNAPSHOT_TYPES)?;
+    context.identity_only()?;
+    let settings = context.service.settings();
+    let declared = context.declared_len(settings.snapshot_max_bytes)?;
+    let (service, tenant, limit) = (context.service.clone(), pass.tenant().clone(), settings.snapshot_max_bytes);
+    let mut writer = blocking(move || Ok(service.store()?.writer(&tenant, Kind::Snapshot, cid, limit, declared)?)).await?;
+    // Two parts are under way at most: one being filled, one being hashed and written.
+    let mut writing: Option<tokio::task::JoinHandle<Result<Writer>>> = None;
+    let mut part = Vec::with_capacity(WRITE_BYTES);
+    let mut bytes = 0u64;
+    let mut idle = Some(writer);
+    loop {
+        let chunk = next_chunk(context.request.body_mut(), settings.read_timeout_ms.into()).await?;
+        let ended = chunk.is_none();
+        if let Some(chunk) = chunk {
+            bytes += chunk.len() as u64;
+            part.extend_from_slice(&chunk);
+        }
+        if part.len() >= WRITE_BYTES || ended {
+            writer = match (idle.take(), writing.take()) {
+                (Some(writer), _) => writer,
+                (None, Some(task)) => task.await.map_err(|_| Refusal::new(Reason::Internal, "an upload was broken off"))??,
+                (None, None) => return Err(Refusal::new(Reason::Internal, "an upload was broken off")),
+            };
+            let full = std::mem::replace(&mut part, Vec::with_capacity(if ended { 0 } else { WRITE_BYTES }));
+            if ended {
+                let put = blocking(move || {
+                    writer.write(&full)?;
+                    Ok(writer.commit()?)
+                })
+                .await?;
+                return Ok(json(status(put), &Stored { cid, bytes, policy_id: None, warning: None }));
+            }
+            writing = Some(tokio::task::spawn_blocking(move || {
+                writer.write(&full)?;
+                Ok(writer)
+            }));
+        }
+    }
+}
+
+/// Stores a policy and binds its id.
+pub async fn policy(mut context: Context, name: &str) -> Result<Response<Body>> {
+    let pass = context.pass(Scope::Policy).await?;
+    let _inside = context.service.enter()?;
+    let cid = cid(name)?;
+    context.media_type(&["application/json", "application/octet-stream"])?;
+    let bytes = context.small_body().await?;
+    if Cid::of(&bytes) != cid {
+        return Err(Refusal::new(Reason::CidMismatch, "the bytes of the body do not have the CID of the path"));
+    }
+    let (service, tenant) = (context.service.clone(), pass.tenant().clone());
+    let limit = service.settings().req_body_max_bytes;
+    let stored = blocking(move || {
+        let store = service.store()?;
+        let parsed = Policy::parse(&bytes);
+        // Bind first: bytes whose id is taken must not be stored under it.
+        if let Ok(policy) = &parsed
+            && let Bound::Conflict(other) = store.bind_policy(&tenant, policy.id(), &cid)?
+        {
+            let detail = format!("policy id {} of this tenant is bound to {other}; give the new policy a new id", policy.id());
+            return Err(Refusal::new(Reason::PolicyConflict, detail));
+        }
+        let mut writer = store.writer(&tenant, Kind::Policy, cid, limit, Some(bytes.len() as u64))?;
+        writer.write(&bytes)?;
+        let put = writer.commit()?;
+        let policy_id = parsed.as_ref().ok().map(|policy| policy.id().clone());
+        let warning = parsed.err().map(|e| format!("stored, but it will be refused as policy_invalid: {e}"));
+        Ok((put, Stored { cid, bytes: bytes.len() as u64, policy_id, warning }))
+    })
+    .await?;
+    Ok(json(status(stored.0), &stored.1))
+}

@@ -1,0 +1,531 @@
+//! The service: what its parts share, how a compute request becomes a job, how it reloads and drains.
+
+use crate::bus::{Bus, Event};
+use crate::config::{self, ConfigArgs, ConfigError, Environment, Settings, Stages};
+use crate::health::Health;
+use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
+use crate::refusal::Refusal;
+use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL};
+use crate::world::{SystemClock, SystemEntropy};
+use arc_swap::ArcSwap;
+use metrics::{Histogram, counter, histogram};
+use rewarder_admit::check::Pass;
+use rewarder_admit::single_flight::Follow;
+use rewarder_admit::{Checker, Inflight, Inside, Keyring, Limiter, Limits, LocalVerifier, SingleFlight};
+use rewarder_emit::{
+    Answer as LedgerSaid, AttestKey, Audit, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig, HttpLedger, Latch, Ledger, LedgerError, LedgerUrl,
+    Quarantine,
+    QuarantineConfig, Record as LedgerRecord, ReemitConfig, Surroundings, Verdict,
+};
+use rewarder_flow::{Controls, Envelope, Pipeline, Pool, PushError, Unanswered, ticket};
+use rewarder_model::world::{BoxFuture, Clock, Entropy};
+use rewarder_model::{Cid, EpochId, Intent, LedgerResult, PolicyId, Reason, Status, TenantId, run_key};
+use rewarder_store::{Store, StoreConfig};
+use std::collections::{HashMap, VecDeque};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Finished runs that are answered without asking the store: about two kilobytes each.
+const RECENT_MAX: usize = 1024;
+/// Jobs whose last word is kept for who asks later: running ones and refused ones.
+const JOBS_MAX: usize = 4096;
+
+/// Locks, poisoned or not: what stands behind these locks is never left half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the service cannot start without.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(pub String);
+
+fn failed(what: &str) -> impl Fn(&dyn std::fmt::Display) -> StartError + '_ {
+    move |e| StartError(format!("{what}: {e}"))
+}
+
+/// Everything that requests share.
+pub struct Service {
+    settings: ArcSwap<Settings>,
+    /// How the settings were found, to find them again.
+    origin: (ConfigArgs, Environment),
+    /// The stages' work.
+    pub engine: Arc<Engine>,
+    entry: Entry,
+    controls: Controls,
+    verifier: Arc<LocalVerifier>,
+    /// Capability checks.
+    pub checker: Checker,
+    limiter: Limiter,
+    inflight: Inflight,
+    flights: SingleFlight<FlightKey, Answer>,
+    recent: Mutex<Recent>,
+    jobs: Mutex<Jobs>,
+    /// Readiness.
+    pub health: Health,
+    draining: AtomicBool,
+    latency: Histogram,
+    texts: crate::texts::Texts,
+}
+
+type FlightKey = (TenantId, Cid, bool);
+
+#[derive(Default)]
+struct Recent {
+    runs: HashMap<(TenantId, Cid), Arc<Done>>,
+    order: VecDeque<(TenantId, Cid)>,
+}
+
+/// What is known of a job that left no run, or none yet.
+#[derive(Debug, Clone)]
+pub enum JobState {
+    /// It runs.
+    Running,
+    /// It was refused.
+    Refused(Refusal),
+}
+
+#[derive(Default)]
+struct Jobs {
+    states: HashMap<(TenantId, EpochId), JobState>,
+    order: VecDeque<(TenantId, EpochId)>,
+}
+
+impl Jobs {
+    fn set(&mut self, key: (TenantId, EpochId), state: JobState) {
+        if self.states.insert(key.clone(), state).is_none() {
+            self.order.push_back(key);
+            if self.order.len() > JOBS_MAX
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.states.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// The state directory, unless nothing may be written.
+fn state_dir(settings: &Settings) -> Option<&Path> {
+    (!settings.amnesia_mode).then_some(settings.state_dir.as_path())
+}
+
+/// Opens the ledger that the settings name.
+///
+/// # Errors
+/// When it cannot be had.
+pub async fn ledger(url: &LedgerUrl, state_dir: Option<&Path>, clock: &dyn Clock) -> Result<Arc<dyn Ledger>, StartError> {
+    Ok(match url {
+        LedgerUrl::Embedded => {
+            Arc::new(EmbeddedLedger::open(state_dir, clock).await.map_err(|e| failed("the embedded ledger cannot be opened")(&e))?)
+        }
+        LedgerUrl::Http(base) => Arc::new(HttpLedger::new(base)),
+    })
+}
+
+/// A ledger that is never there: what `--brownout-allow` drills with.
+struct Brownout;
+
+impl Brownout {
+    fn silent<T: Send + 'static>() -> BoxFuture<'static, Result<T, LedgerError>> {
+        let detail = "a drill: the ledger is said not to answer (--brownout-allow)".to_owned();
+        Box::pin(async { Err(LedgerError { verdict: Verdict::Retry, retry_after: None, detail }) })
+    }
+}
+
+impl Ledger for Brownout {
+    fn submit<'a>(&'a self, _: &'a Intent) -> BoxFuture<'a, Result<LedgerSaid, LedgerError>> {
+        Self::silent()
+    }
+
+    fn lookup<'a>(&'a self, _: &'a Cid) -> BoxFuture<'a, Result<Option<LedgerRecord>, LedgerError>> {
+        Self::silent()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Self::silent()
+    }
+}
+
+/// Everything that delivery needs, from settings.
+///
+/// # Errors
+/// When the state directory cannot be used.
+pub async fn deliverer(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+    brownout: bool,
+) -> Result<Arc<Deliverer>, StartError> {
+    let dir = state_dir(settings);
+    if let Some(dir) = dir {
+        std::fs::create_dir_all(dir).map_err(|e| failed(&format!("the state directory {} cannot be made", dir.display()))(&e))?;
+    }
+    let audit = Arc::new(Audit::open(dir).map_err(|e| failed("the audit log cannot be opened")(&e))?);
+    let latch = Arc::new(Latch::open(dir, audit).map_err(|e| failed("the emission latch cannot be read")(&e))?);
+    let quarantine = QuarantineConfig { entries_max: settings.quarantine_max_entries.0 as u64, bytes_max: settings.quarantine_max_bytes };
+    let quarantine =
+        Quarantine::open(dir, quarantine, &**clock).await.map_err(|e| failed("the quarantine buffer cannot be opened")(&e))?;
+    let ledger = if brownout { Arc::new(Brownout) } else { ledger(&settings.ledger_url, dir, &**clock).await? };
+    let around = Surroundings { ledger, quarantine, latch, clock: clock.clone(), entropy: entropy.clone() };
+    let deadline = Duration::from(settings.ledger_deadline_ms);
+    let delivery = DeliveryConfig {
+        deadline,
+        retries_max: settings.ledger_max_retries,
+        attempt: DeliveryConfig::default().attempt.min(deadline),
+        ..DeliveryConfig::default()
+    };
+    Ok(Deliverer::new(around, delivery, ReemitConfig::default(), HealthConfig::default()))
+}
+
+fn limits(settings: &Settings) -> Limits {
+    // Counts are between 1 and a million.
+    let rate = |count: config::Count| NonZeroU32::new(count.0 as u32).unwrap_or(NonZeroU32::MIN);
+    Limits { tenant_rps_max: rate(settings.tenant_rps_max), rps_max: rate(settings.rps_max) }
+}
+
+fn nonzero(count: config::Count) -> NonZeroUsize {
+    NonZeroUsize::new(count.0).unwrap_or(NonZeroUsize::MIN)
+}
+
+impl Service {
+    /// Opens everything and starts the stages. The pipeline comes back apart, for whoever drains it.
+    ///
+    /// # Errors
+    /// What cannot be opened, with the setting that names it.
+    pub async fn start(
+        settings: Settings,
+        origin: (ConfigArgs, Environment),
+        brownout: bool,
+    ) -> Result<(Arc<Self>, Pipeline<Answer>), StartError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let dir = state_dir(&settings);
+        let deliverer = deliverer(&settings, &clock, &entropy, brownout).await?;
+        let key = AttestKey::open(dir, &*entropy).map_err(|e| failed("the attestation key cannot be opened")(&e))?;
+        let store = StoreConfig { dir: dir.map(|dir| dir.join("store")), store_bytes_max: settings.store_max_bytes };
+        let store = Store::open(&store).map_err(|e| failed("the sealed store cannot be opened")(&e))?;
+        let keyring = Keyring::load(&settings.cap_keys_file).map_err(|e| failed("cap_keys_file")(&e))?;
+        let verifier = Arc::new(LocalVerifier::new(keyring));
+        let pool = Pool::new(nonzero(settings.concurrency_compute_workers)).map_err(|e| failed("the compute pool")(&e))?;
+        let bus = Bus::new();
+        let engine = Arc::new(Engine {
+            pool,
+            store: Some(store),
+            out: None,
+            deliverer: Some(deliverer),
+            key: Some(key),
+            bus: bus.clone(),
+            clock: clock.clone(),
+        });
+        let (entry, pipeline) = pipeline::start(&engine, &settings.stages);
+        let service = Arc::new(Self {
+            controls: pipeline.controls(),
+            checker: Checker::new(verifier.clone(), clock.clone(), settings.cap_budget_ms.into()),
+            verifier,
+            limiter: Limiter::new(limits(&settings), clock.clone()),
+            inflight: Inflight::new(nonzero(settings.max_inflight)),
+            flights: SingleFlight::new(config::Count(1_000_000).0),
+            recent: Mutex::default(),
+            jobs: Mutex::default(),
+            health: Health::new(bus),
+            draining: AtomicBool::new(false),
+            latency: histogram!(COMPUTE_LATENCY),
+            texts: crate::texts::Texts::default(),
+            settings: ArcSwap::from_pointee(settings),
+            origin,
+            engine,
+            entry,
+        });
+        Ok((service, pipeline))
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.engine.clock
+    }
+
+    /// The bus.
+    pub fn bus(&self) -> &Bus {
+        &self.engine.bus
+    }
+
+    /// The store.
+    pub fn store(&self) -> Result<&Store, Refusal> {
+        self.engine.store.as_ref().ok_or_else(|| Refusal::new(Reason::Internal, "the service has no store"))
+    }
+
+    /// Delivery.
+    pub fn deliverer(&self) -> Result<&Arc<Deliverer>, Refusal> {
+        self.engine.deliverer.as_ref().ok_or_else(|| Refusal::new(Reason::Internal, "the service has no ledger"))
+    }
+
+    /// Canonical texts that were asked for lately.
+    pub fn texts(&self) -> &crate::texts::Texts {
+        &self.texts
+    }
+
+    /// The stages' knobs and dials.
+    pub fn controls(&self) -> &Controls {
+        &self.controls
+    }
+
+    /// Whether the service was told to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Takes one request's worth from its tenant's bucket.
+    ///
+    /// # Errors
+    /// `tenant_rate` or `over_capacity`, with the time to wait.
+    pub fn rate(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        self.limiter.take(tenant, NonZeroU32::MIN).map_err(refused)
+    }
+
+    /// Takes a place among the requests under way.
+    ///
+    /// # Errors
+    /// `over_capacity`, or `draining`.
+    pub fn enter(&self) -> Result<Inside, Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::new(Reason::Draining, "the service is shutting down; send it to another replica"));
+        }
+        self.inflight.enter().map_err(refused)
+    }
+
+    /// What is known of a job that has left no run, or none yet.
+    pub fn job(&self, tenant: &TenantId, epoch: &EpochId) -> Option<JobState> {
+        lock(&self.jobs).states.get(&(tenant.clone(), epoch.clone())).cloned()
+    }
+
+    /// Computes a run, or joins its twin that is being computed. The answer comes even if nobody waits for it.
+    ///
+    /// # Errors
+    /// `latched`, `queue_full`, `draining` or `over_capacity`; what the job itself is refused for comes with the answer.
+    pub fn compute(self: &Arc<Self>, ask: Ask, inside: Inside) -> Result<Computing, Refusal> {
+        let Ask { pass, epoch, inputs_cid, policy_id, policy_hash, dry_run, corr_id } = ask;
+        let tenant = pass.tenant().clone();
+        let key = run_key(&epoch, &policy_hash, &inputs_cid);
+        if let Some(done) = self.remembered(&tenant, &key, &policy_id, dry_run, &pass)? {
+            return Ok(Computing::Known(done));
+        }
+        if !dry_run && let Some(latched) = self.deliverer()?.latch().latched() {
+            let detail = format!("emission is latched off ({}); only dry runs are answered", latched.reason);
+            return Err(Refusal::new(Reason::Latched, detail).retry_after(Duration::from_secs(60)));
+        }
+        if dry_run && self.deliverer()?.latch().is_set() && !self.settings().latched_dry_runs {
+            return Err(Refusal::new(Reason::Latched, "emission is latched off, and the settings do not answer dry runs meanwhile")
+                .retry_after(Duration::from_secs(60)));
+        }
+        let joined = self.flights.join((tenant.clone(), key, dry_run)).map_err(refused)?;
+        let Some(lead) = joined.lead else {
+            // The twin's place is held by the twin; this request keeps its own while it waits.
+            return Ok(Computing::Joined(joined.answer, Some(inside)));
+        };
+        let request = Request { corr_id: corr_id.clone(), dry_run, progress: Arc::default() };
+        let inputs = Inputs::Stored { pass: Box::new(pass), epoch: epoch.clone(), inputs_cid, policy_id, policy_hash };
+        let entered = self.clock().monotonic();
+        let (ticket, answer) = ticket(tenant.as_str().into(), entered, Some(Box::new(inside)));
+        self.entry.try_push(Envelope { ticket, payload: Submitted { request, inputs } }).map_err(|e| match e {
+            PushError::Full(_) => Refusal::new(Reason::QueueFull, "as many jobs wait as WORK_QUEUE_MAX allows; nothing was started")
+                .retry_after(Duration::from_secs(1)),
+            PushError::Closed(_) => Refusal::new(Reason::Draining, "the service is shutting down; send it to another replica"),
+        })?;
+        self.bus().publish(self.clock().unix(), Event::JobAdmitted { corr_id: corr_id.clone() });
+        let job = (tenant, epoch);
+        lock(&self.jobs).set(job.clone(), JobState::Running);
+        let it = self.clone();
+        tokio::spawn(async move {
+            let answer = answer.await.unwrap_or_else(|unanswered| Err(unanswered_refusal(&unanswered)));
+            it.finish(&corr_id, job, entered, &answer);
+            lead.land(answer);
+        });
+        Ok(Computing::Joined(joined.answer, None))
+    }
+
+    /// A run that was answered lately, as it is answered again.
+    fn remembered(
+        &self,
+        tenant: &TenantId,
+        key: &Cid,
+        policy_id: &PolicyId,
+        dry_run: bool,
+        pass: &Pass,
+    ) -> Result<Option<Arc<Done>>, Refusal> {
+        let Some(done) = lock(&self.recent).runs.get(&(tenant.clone(), *key)).cloned() else { return Ok(None) };
+        if done.manifest.policy.id != *policy_id {
+            return Ok(None);
+        }
+        pass.pool(done.manifest.totals.pool_minor_units)?;
+        // A dry run of a settled run tells nothing about the ledger; a settled one told again is a dup.
+        let ledger = if dry_run || done.manifest.status == Status::Unpayable { LedgerResult::None } else { LedgerResult::Dup };
+        Ok(Some(Arc::new(done.again(ledger))))
+    }
+
+    /// Counts, remembers and tells what became of a job.
+    fn finish(&self, corr_id: &str, job: (TenantId, EpochId), entered: Duration, answer: &Answer) {
+        let took = self.clock().monotonic().saturating_sub(entered);
+        self.latency.record(took.as_secs_f64());
+        let (status, reason) = match answer {
+            Ok(done) if done.manifest.status == Status::Unpayable => ("unpayable", "unpayable"),
+            Ok(done) if done.quarantine => ("quarantined", "quarantined"),
+            Ok(_) => ("ok", "ok"),
+            Err(refusal) if matches!(refusal.reason.status(), 500..) => ("failed", refusal.reason.as_str()),
+            Err(refusal) => ("refused", refusal.reason.as_str()),
+        };
+        counter!(RUNS_TOTAL, "status" => status).increment(1);
+        tracing::info!(corr_id, status = reason, took_us = took.as_micros() as u64, "job done");
+        {
+            let mut jobs = lock(&self.jobs);
+            match answer {
+                Ok(_) => {
+                    jobs.states.remove(&job);
+                    jobs.order.retain(|other| *other != job);
+                }
+                Err(refusal) => jobs.set(job.clone(), JobState::Refused(refusal.clone())),
+            }
+        }
+        if let Ok(done) = answer
+            && (done.ledger != LedgerResult::None || done.manifest.status == Status::Unpayable)
+        {
+            let mut recent = lock(&self.recent);
+            let key = (job.0, done.manifest.run_key);
+            if recent.runs.insert(key.clone(), done.clone()).is_none() {
+                recent.order.push_back(key);
+                if recent.order.len() > RECENT_MAX
+                    && let Some(oldest) = recent.order.pop_front()
+                {
+                    recent.runs.remove(&oldest);
+                }
+            }
+        }
+        self.bus().publish(self.clock().unix(), Event::JobDone { corr_id: corr_id.to_owned(), status: reason });
+    }
+
+    /// Reads the settings again and applies what a running service can change; jobs under way are not touched.
+    ///
+    /// # Errors
+    /// When the new settings cannot be used; the old ones stay in force.
+    pub fn reload(&self) -> Result<(), ConfigError> {
+        let (args, environment) = &self.origin;
+        let (next, restart_needed) = self.settings().reloaded(config::load(args, environment)?);
+        let keyring = Keyring::load(&next.cap_keys_file).map_err(|e| ConfigError(format!("cap_keys_file: {e}")))?;
+        self.verifier.reload(keyring);
+        self.engine.pool.resize(nonzero(next.concurrency_compute_workers)).map_err(|e| ConfigError(e.to_string()))?;
+        self.limiter.reload(limits(&next));
+        self.inflight.resize(nonzero(next.max_inflight));
+        self.checker.reload(next.cap_budget_ms.into());
+        for (name, stage) in next.stages.each() {
+            self.controls.resize(name, stage).map_err(|e| ConfigError(e.to_string()))?;
+        }
+        for name in &restart_needed {
+            tracing::warn!(setting = name, "this setting has changed but needs a restart");
+        }
+        self.settings.store(Arc::new(next));
+        self.bus().publish(self.clock().unix(), Event::ConfigUpdated { restart_needed });
+        Ok(())
+    }
+
+    /// Stops taking jobs. The pipeline ends when what it holds is done.
+    pub fn close(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let deadline_ms = Duration::from(self.settings().drain_deadline_ms).as_millis() as u64;
+        self.bus().publish(self.clock().unix(), Event::Shutdown { deadline_ms });
+        self.entry.close();
+    }
+
+    /// Delivers what a crash left between claim and delivery: claimed runs without a delivery record. The run key is the
+    /// same, so that a ledger that has it already says so.
+    pub async fn recover(self: &Arc<Self>) {
+        let it = self.clone();
+        let claims = pipeline::blocking(move || Ok(it.store()?.claims()?)).await.unwrap_or_default();
+        for (tenant, epoch, run_key) in claims {
+            match self.engine.redeliver(&tenant, &run_key).await {
+                Ok(false) => {}
+                Ok(true) => tracing::info!(%run_key, "a run that a crash had left undelivered was delivered"),
+                Err(refusal) => tracing::warn!(%run_key, %epoch, %refusal, "a run that a crash had left undelivered was not delivered"),
+            }
+        }
+    }
+
+    /// Sends quarantined intents again until `stop`, and records what becomes of them.
+    pub async fn reemit(self: &Arc<Self>, stop: BoxFuture<'static, ()>) {
+        let Ok(deliverer) = self.deliverer() else { return };
+        let it = self.clone();
+        let settled = move |intent: &Intent, delivered: &rewarder_emit::Delivered| {
+            if let Ok(store) = it.store()
+                && let Err(error) = store.set_delivery(&intent.tenant, &intent.run_key, &delivered.to_json(intent))
+            {
+                tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
+            }
+            it.bus().publish(it.clock().unix(), Event::IntentReemitted { result: delivered.ledger_result().as_str() });
+        };
+        deliverer.reemit_until(stop, settled).await;
+    }
+
+    /// The stages of the settings in force, for the start message.
+    pub fn stages(&self) -> Stages {
+        self.settings().stages
+    }
+}
+
+fn refused(refused: rewarder_admit::Refused) -> Refusal {
+    let detail = match refused.reason {
+        Reason::TenantRate => "this tenant sends more requests than TENANT_RPS_MAX allows",
+        _ => "as many requests are under way as the service takes",
+    };
+    Refusal::new(refused.reason, detail).retry_after(refused.retry_after)
+}
+
+fn unanswered_refusal(unanswered: &Unanswered) -> Refusal {
+    match unanswered {
+        Unanswered::Lost => Refusal::new(Reason::Draining, "the job was cut off by a shutdown; submit it again"),
+        Unanswered::Panicked { .. } => Refusal::new(Reason::Internal, "the service failed on this job; its log says how"),
+    }
+}
+
+/// A compute request that has passed the door.
+pub struct Ask {
+    /// The capability.
+    pub pass: Pass,
+    /// The path's epoch.
+    pub epoch: EpochId,
+    /// Which snapshot.
+    pub inputs_cid: Cid,
+    /// Which policy, by name.
+    pub policy_id: PolicyId,
+    /// And by hash.
+    pub policy_hash: Cid,
+    /// Compute only.
+    pub dry_run: bool,
+    /// For logs and events.
+    pub corr_id: String,
+}
+
+/// A computation that was asked for.
+pub enum Computing {
+    /// It was answered before.
+    Known(Arc<Done>),
+    /// It runs; the guard is this request's own place, if the job does not hold it.
+    Joined(Follow<Answer>, Option<Inside>),
+}
+
+impl Computing {
+    /// Waits for the answer, as long as the job takes.
+    pub async fn answer(self) -> Answer {
+        match self {
+            Self::Known(done) => Ok(done),
+            Self::Joined(answer, _inside) => answer.answer().await.unwrap_or_else(|_| {
+                Err(Refusal::new(Reason::QueueFull, "the job was not taken in; submit it again").retry_after(Duration::from_secs(1)))
+            }),
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! Why an actor got what it got, or nothing: from the derivation of a run and the actor's own rows.
+
+use crate::epoch::Names;
+use rewarder_decode::ActorRows;
+use rewarder_model::Policy;
+use rewarder_reward::rounding::Rule;
+use rewarder_reward::{Derivation, Outcome, Payer};
+use serde::{Deserialize, Serialize};
+use std::fmt::{self, Write};
+
+/// What is kept of a run to answer the question later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// From what every payout follows; none when the run is unpayable.
+    pub derivation: Option<Derivation>,
+    /// Whether the snapshot's actor dictionary is in byte order.
+    pub sorted: bool,
+    /// Actors with a score.
+    pub positive: u64,
+}
+
+impl Kept {
+    /// Of a run that has just been computed.
+    pub fn of(outcome: &Outcome, names: &dyn Names) -> Self {
+        Self { derivation: outcome.derivation.clone(), sorted: names.order().is_none(), positive: outcome.scores.positive }
+    }
+}
+
+/// A fraction and its decimal, cut after nine digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Exact {
+    /// `numerator/denominator`; the numerator may have 77 digits.
+    pub fraction: String,
+    /// The decimal, cut, not rounded; ends in `…` if there is more.
+    pub decimal: String,
+}
+
+/// Work in one category.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// The category.
+    pub category: String,
+    /// Units of all the actor's rows in it.
+    pub units: String,
+    /// Its weight, a decimal.
+    pub weight: String,
+    /// `units × weight`, a decimal.
+    pub score: String,
+}
+
+/// What became of the share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Not in the epoch at all.
+    Absent,
+    /// The run is unpayable; nobody is paid.
+    Unpayable,
+    /// In the epoch, without a score.
+    NoScore,
+    /// Below the smallest payout.
+    Dust,
+    /// The share rounds to zero.
+    RoundsToZero,
+    /// Paid the cap.
+    Capped,
+    /// Paid the share.
+    Paid,
+}
+
+/// The answer, as JSON and (by `Display`) in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Why {
+    /// Who.
+    pub actor: String,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// What is paid, in minor units.
+    pub payout_minor_units: String,
+    /// What for.
+    pub work: Vec<Work>,
+    /// The score, a decimal at the policy's scale.
+    pub score: String,
+    /// The exact share before rounding, cap and dust, in minor units.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<Exact>,
+    /// 1 if rounding gave a unit more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remainder_units: Option<String>,
+    /// The numbers of the run from which the share follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunNumbers>,
+    /// What a dusted share lacks to the smallest payout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub short_of: Option<Short>,
+    /// How a capped one was capped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cap: Option<CapStory>,
+}
+
+/// The numbers of a run: `share = pot × score / base`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunNumbers {
+    /// `share` or `tariff`.
+    pub mode: &'static str,
+    /// `floor`, `half_even` or `largest_remainder`.
+    pub rounding: &'static str,
+    /// The budget.
+    pub budget_minor_units: String,
+    /// What the uncapped share.
+    pub pot_minor_units: String,
+    /// The scores of those, a decimal; in tariff mode 1.
+    pub base_score: String,
+    /// Below this nothing is paid.
+    pub min_payout_minor_units: String,
+    /// The cap of an actor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor_cap_minor_units: Option<String>,
+}
+
+/// How far a share is from the smallest payout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Short {
+    /// The smallest payout.
+    pub min_payout_minor_units: String,
+    /// `min_payout - share`.
+    pub minor_units: String,
+    /// The score that would have given the smallest payout, everybody else being the same.
+    pub score_needed: String,
+}
+
+/// The cap's doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CapStory {
+    /// The cap.
+    pub cap_minor_units: String,
+    /// In which round, from 1; none if there were too many to retell, or if the cap came after the sharing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round: Option<usize>,
+    /// The share that was cut, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_before: Option<String>,
+    /// Where the excess went.
+    pub excess: &'static str,
+}
+
+/// An integer at a decimal scale, without trailing zeros of the fraction.
+pub fn decimal(value: u128, scale: u8) -> String {
+    let unit = 10u128.pow(scale.into());
+    let (whole, fraction) = (value / unit, value % unit);
+    if fraction == 0 {
+        return whole.to_string();
+    }
+    let digits = format!("{fraction:0width$}", width = scale.into());
+    format!("{whole}.{}", digits.trim_end_matches('0'))
+}
+
+/// Digits after the point that are shown of a fraction.
+const SHOWN: usize = 9;
+
+/// `quotient + remainder / base` as a decimal, by long division.
+fn cut_decimal(quotient: u128, mut remainder: u128, base: u128) -> String {
+    let mut text = quotient.to_string();
+    if remainder == 0 || base == 0 {
+        return text;
+    }
+    text.push('.');
+    for _ in 0..SHOWN {
+        // base is below 10^38 < 2^127: ten times the remainder may pass 2^128, so the digit is found by subtraction.
+        let mut digit = b'0';
+        let mut sum = 0u128;
+        for _ in 0..10 {
+            match (base - sum).checked_sub(remainder) {
+                Some(left) if left > 0 => sum += remainder,
+                _ => {
+                    digit += 1;
+                    sum = remainder - (base - sum);
+                }
+            }
+        }
+        text.push(digit as char);
+        remainder = sum;
+        if remainder == 0 {
+            return text;
+        }
+    }
+    text.push('…');
+    text
+}
+
+/// Explains one actor's payout.
+pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Kept) -> Why {
+    let scale = policy.scale();
+    let mut score = Some(0u128);
+    let work = rows.into_iter().flat_map(|rows| &rows.units).map(|(category, units)| {
+        let weight = policy.weight(category).unwrap_or(0);
+        let part = units.checked_mul(weight.into());
+        score = score.zip(part).and_then(|(score, part)| score.checked_add(part));
+        Work {
+            category: category.clone(),
+            units: units.to_string(),
+            weight: decimal(weight.into(), scale),
+            score: part.map_or_else(|| "beyond 10^38".into(), |part| decimal(part, scale)),
+        }
+    });
+    let work: Vec<Work> = work.collect();
+    let mut why = Why {
+        actor: actor.to_owned(),
+        verdict: Verdict::Absent,
+        payout_minor_units: "0".into(),
+        work,
+        score: score.map_or_else(|| "beyond 10^38".into(), |score| decimal(score, scale)),
+        share: None,
+        remainder_units: None,
+        run: None,
+        short_of: None,
+        cap: None,
+    };
+    // A name without rows is not part of the epoch, even if the dictionary holds it.
+    let Some(rows) = rows.filter(|rows| rows.rows > 0) else { return why };
+    let (Some(derivation), Some(score)) = (&kept.derivation, score) else {
+        why.verdict = Verdict::Unpayable;
+        return why;
+    };
+    let payer = Payer::new(derivation);
+    let steps = payer.steps(score, rows.rank);
+    let base_scale = if derivation.tariff { 0 } else { scale };
+    why.payout_minor_units = steps.payout.to_string();
+    why.run = Some(RunNumbers {
+        mode: if derivation.tariff { "tariff" } else { "share" },
+        rounding: match derivation.rounding {
+            Rule::Floor => "floor",
+            Rule::HalfEven => "half_even",
+            Rule::LargestRemainder(_) => "largest_remainder",
+        },
+        budget_minor_units: derivation.budget.to_string(),
+        pot_minor_units: derivation.pot.to_string(),
+        base_score: if derivation.tariff { "1".into() } else { decimal(derivation.base, base_scale) },
+        min_payout_minor_units: derivation.min_payout.to_string(),
+        actor_cap_minor_units: derivation.actor_cap.map(|cap| cap.to_string()),
+    });
+    if !steps.capped_outright && score > 0 {
+        why.share = Some(Exact {
+            fraction: if derivation.tariff {
+                format!("{score}/{}", derivation.base)
+            } else {
+                format!("{} * {score} / {}", derivation.pot, derivation.base)
+            },
+            decimal: cut_decimal(steps.quotient, steps.remainder, derivation.base),
+        });
+        why.remainder_units = Some(steps.extra.to_string());
+    }
+    why.verdict = if score == 0 {
+        Verdict::NoScore
+    } else if steps.dust {
+        Verdict::Dust
+    } else if steps.payout == 0 {
+        // With a smallest payout of more than one unit, a share below a unit is dust like any other.
+        if derivation.min_payout > 1 { Verdict::Dust } else { Verdict::RoundsToZero }
+    } else if steps.capped_outright || steps.cut > 0 {
+        Verdict::Capped
+    } else {
+        Verdict::Paid
+    };
+    if why.verdict == Verdict::Dust && !steps.capped_outright {
+        why.short_of = Some(short(derivation, steps.quotient, steps.remainder, scale));
+    }
+    if let (true, Some(cap)) = (steps.capped_outright || steps.cut > 0, derivation.actor_cap) {
+        let round = derivation.rounds.iter().position(|round| score > round.above).filter(|_| steps.capped_outright);
+        why.cap = Some(CapStory {
+            cap_minor_units: cap.to_string(),
+            round: round.map(|round| round + 1),
+            share_before: round.and_then(|round| share_in_round(derivation, score, round)).or_else(|| {
+                (steps.cut > 0).then(|| (steps.payout + steps.cut).to_string())
+            }),
+            excess: if steps.capped_outright { "went round again among those below the cap" } else { "stayed unpaid, in the residual" },
+        });
+    }
+    why
+}
+
+/// The share that an actor would have had when his round began.
+fn share_in_round(derivation: &Derivation, score: u128, round: usize) -> Option<String> {
+    // What was shared when round r began is the pot after round r - 1; the line of round r is cap * base / pot rounded down,
+    // so only the first round's base is at hand: the whole total.
+    if round > 0 {
+        return None;
+    }
+    let whole = Derivation { pot: derivation.budget, base: derivation.total_score, capped_above: None, actor_cap: None, min_payout: 0, rounding: Rule::Floor, ..derivation.clone() };
+    Some(Payer::new(&whole).steps(score, 0).payout.to_string())
+}
+
+fn short(derivation: &Derivation, quotient: u128, remainder: u128, scale: u8) -> Short {
+    let missing_whole = derivation.min_payout - quotient;
+    // min - (q + r/b) = (min - q - 1) + (b - r)/b for r > 0
+    let minor_units = if remainder == 0 {
+        missing_whole.to_string()
+    } else {
+        cut_decimal(missing_whole - 1, derivation.base - remainder, derivation.base)
+    };
+    // The smallest s with pot * s >= min * base.
+    let probe = Derivation { pot: derivation.min_payout, base: derivation.pot, capped_above: None, actor_cap: None, min_payout: 0, rounding: Rule::Floor, ..derivation.clone() };
+    let needed = Payer::new(&probe).steps(derivation.base, 0);
+    let needed = needed.quotient + u128::from(needed.remainder > 0);
+    Short {
+        min_payout_minor_units: derivation.min_payout.to_string(),
+        minor_units,
+        score_needed: decimal(needed, scale),
+    }
+}
+
+/// Digits in groups of three, as people read them.
+pub fn grouped(number: &str) -> String {
+    let (whole, rest) = number.split_once('.').map_or((number, None), |(whole, rest)| (whole, Some(rest)));
+    let mut text = String::with_capacity(number.len() * 4 / 3);
+    for (at, digit) in whole.chars().enumerate() {
+        if at > 0 && (whole.len() - at) % 3 == 0 && whole.bytes().all(|c| c.is_ascii_digit()) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if let Some(rest) = rest {
+        text.push('.');
+        text.push_str(rest);
+    }
+    text
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let g = grouped;
+        let verdict = match self.verdict {
+            Verdict::Absent => "is in none of the epoch's rows, and gets nothing".to_owned(),
+            Verdict::Unpayable => "gets nothing: the run is unpayable, nobody is paid".to_owned(),
+            Verdict::NoScore => "gets nothing: its rows score nothing".to_owned(),
+            Verdict::Dust => "gets nothing: its share is below the smallest payout".to_owned(),
+            Verdict::RoundsToZero => "gets nothing: its share is below one minor unit".to_owned(),
+            Verdict::Capped => format!("gets {}, the most that one actor may get", g(&self.payout_minor_units)),
+            Verdict::Paid => format!("gets {}", g(&self.payout_minor_units)),
+        };
+        writeln!(f, "{} {verdict}.", self.actor)?;
+        for work in &self.work {
+            writeln!(f, "  {:<16} {} units × {} = {}", work.category, g(&work.units), work.weight, g(&work.score))?;
+        }
+        if !self.work.is_empty() {
+            writeln!(f, "  {:<16} {}", "score", g(&self.score))?;
+        }
+        if let (Some(run), Some(share)) = (&self.run, &self.share) {
+            let mut how = String::new();
+            if run.mode == "share" {
+                write!(how, "{} × {} / {}", g(&run.pot_minor_units), g(&self.score), g(&run.base_score))?;
+            } else {
+                write!(how, "the score, rounded by {}", run.rounding)?;
+            }
+            writeln!(f, "  {:<16} {} minor units ({how})", "exact share", g(&share.decimal))?;
+            match self.remainder_units.as_deref() {
+                Some("0") | None => {}
+                Some(_) => writeln!(f, "  {:<16} one unit more, by {}", "rounding", run.rounding.replace('_', " "))?,
+            }
+        }
+        if let Some(short) = &self.short_of {
+            writeln!(f, "  {:<16} {} minor units", "smallest payout", g(&short.min_payout_minor_units))?;
+            writeln!(f, "  {:<16} {} minor units; a score of {} would have been paid", "short of it by", g(&short.minor_units), g(&short.score_needed))?;
+        }
+        if let Some(cap) = &self.cap {
+            write!(f, "  {:<16} {} minor units", "cap", g(&cap.cap_minor_units))?;
+            if let Some(round) = cap.round {
+                write!(f, ", in round {round}")?;
+            }
+            if let Some(share) = &cap.share_before {
+                write!(f, "; the share was {}", g(share))?;
+            }
+            writeln!(f, "; the excess {}", cap.excess)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals() {
+        assert_eq!(decimal(1234500, 4), "123.45");
+        assert_eq!(decimal(5, 18), "0.000000000000000005");
+        assert_eq!(decimal(7, 0), "7");
+        assert_eq!(cut_decimal(2, 1, 4), "2.25");
+        assert_eq!(cut_decimal(0, 2, 3), "0.666666666…");
+        let big = 10u128.pow(38) - 1;
+        assert_eq!(cut_decimal(0, big - 1, big), "0.999999999…");
+        assert_eq!(cut_decimal(0, big / 2, big), "0.499999999…");
+    }
+
+    #[test]
+    fn groups() {
+        assert_eq!(grouped("1234567.5"), "1,234,567.5");
+        assert_eq!(grouped("123"), "123");
+        assert_eq!(grouped("beyond 10^38"), "beyond 10^38");
+    }
+}
