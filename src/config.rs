@@ -124,6 +124,11 @@ macro_rules! settings {
                 vec![$((stringify!($name), show(&a.$name), show(&b.$name), $reload, concat!($($doc),*).trim().to_owned()),)*]
             }
 
+            /// Every setting in force: name and value, as the file would have it.
+            pub fn in_force(&self) -> Vec<(&'static str, String)> {
+                vec![$((stringify!($name), show(&self.$name)),)*]
+            }
+
             /// Takes over what a reload may change; names what else differs and needs a restart.
             pub fn reloaded(&self, new: Self) -> (Self, Vec<&'static str>) {
                 let mut next = self.clone();
@@ -154,9 +159,9 @@ settings! {
     /// Threads that compute.
     concurrency_compute_workers: Count = Count(workers()), Count(workers()), true;
     /// Time for one emission, retries included.
-    ledger_deadline_ms: Millis = Millis(1000), Millis(1000), true;
+    ledger_deadline_ms: Millis = Millis(1000), Millis(1000), false;
     /// Further attempts of one emission.
-    ledger_max_retries: u32 = 2, 2, true;
+    ledger_max_retries: u32 = 2, 2, false;
     /// Largest JSON body and largest policy.
     req_body_max_bytes: u64 = 1 << 20, 1 << 20, true;
     /// Most that a compressed body may grow.

@@ -267,7 +267,7 @@ fn bar(progress: &Arc<Progress>, len: u64, quiet: bool) -> Option<tokio::task::J
 }
 
 /// `part / whole` in percent with two digits, cut.
-fn percent(part: u128, whole: u128) -> String {
+pub fn percent(part: u128, whole: u128) -> String {
     // Both below 10^38: make room for the factor.
     let shrink = if whole >= 10u128.pow(33) { 10u128.pow(6) } else { 1 };
     let hundredths = (part / shrink * 10_000).checked_div(whole / shrink).unwrap_or(0);

@@ -6,6 +6,7 @@ use rewarder_model::Policy;
 use rewarder_reward::rounding::Rule;
 use rewarder_reward::{Derivation, Outcome, Payer};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 /// What is kept of a run to answer the question later.
@@ -27,16 +28,16 @@ impl Kept {
 }
 
 /// A fraction and its decimal, cut after nine digits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exact {
-    /// `numerator/denominator`; the numerator may have 77 digits.
+    /// `numerator/denominator` in lowest terms; the numerator may have 77 digits.
     pub fraction: String,
     /// The decimal, cut, not rounded; ends in `…` if there is more.
     pub decimal: String,
 }
 
 /// Work in one category.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
     /// The category.
     pub category: String,
@@ -49,7 +50,7 @@ pub struct Work {
 }
 
 /// What became of the share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Not in the epoch at all.
@@ -69,7 +70,7 @@ pub enum Verdict {
 }
 
 /// The answer, as JSON and (by `Display`) in words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
     /// Who.
     pub actor: String,
@@ -90,7 +91,7 @@ pub struct Why {
     /// The numbers of the run from which the share follows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<RunNumbers>,
-    /// What a dusted share lacks to the smallest payout.
+    /// What a share that is not paid lacks to the smallest payout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub short_of: Option<Short>,
     /// How a capped one was capped.
@@ -99,12 +100,12 @@ pub struct Why {
 }
 
 /// The numbers of a run: `share = pot × score / base`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunNumbers {
     /// `share` or `tariff`.
-    pub mode: &'static str,
+    pub mode: Cow<'static, str>,
     /// `floor`, `half_even` or `largest_remainder`.
-    pub rounding: &'static str,
+    pub rounding: Cow<'static, str>,
     /// The budget.
     pub budget_minor_units: String,
     /// What the uncapped share.
@@ -119,29 +120,34 @@ pub struct RunNumbers {
 }
 
 /// How far a share is from the smallest payout.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Short {
     /// The smallest payout.
     pub min_payout_minor_units: String,
     /// `min_payout - share`.
     pub minor_units: String,
-    /// The score that would have given the smallest payout, everybody else being the same.
-    pub score_needed: String,
+    /// The smallest score whose share at this run's rate (`pot / base`) is the smallest payout; none if no score of this
+    /// run could have reached it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score_needed: Option<String>,
 }
 
 /// The cap's doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapStory {
     /// The cap.
     pub cap_minor_units: String,
     /// In which round, from 1; none if there were too many to retell, or if the cap came after the sharing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,
-    /// The share that was cut, where it is known.
+    /// The share that was cut, rounded down, where it is known: of a capped round the one with which it began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share_before: Option<String>,
     /// Where the excess went.
-    pub excess: &'static str,
+    pub excess: Cow<'static, str>,
+    /// How much that was, where it is known: `share_before - cap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excess_minor_units: Option<String>,
 }
 
 /// An integer at a decimal scale, without trailing zeros of the fraction.
@@ -188,6 +194,44 @@ fn cut_decimal(quotient: u128, mut remainder: u128, base: u128) -> String {
     text
 }
 
+/// `(quotient * base + remainder) / base` in lowest terms. `remainder < base < 10^38`, so the numerator may need 253 bits.
+fn fraction(quotient: u128, remainder: u128, base: u128) -> String {
+    let (mut a, mut b) = (base, remainder);
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    let divisor = a.max(1);
+    format!("{}/{}", mul_add(quotient, base / divisor, remainder / divisor), base / divisor)
+}
+
+/// `a * b + c` in decimal, by school multiplication in limbs of nine digits.
+fn mul_add(a: u128, b: u128, c: u128) -> String {
+    const LIMB: u128 = 1_000_000_000;
+    let limbs = |mut n: u128| -> Vec<u128> {
+        let mut limbs = vec![n % LIMB];
+        while n >= LIMB {
+            n /= LIMB;
+            limbs.push(n % LIMB);
+        }
+        limbs
+    };
+    let (a, b, c) = (limbs(a), limbs(b), limbs(c));
+    let mut sum = vec![0u128; a.len() + b.len() + c.len()];
+    sum[..c.len()].copy_from_slice(&c);
+    for (i, x) in a.iter().enumerate() {
+        for (j, y) in b.iter().enumerate() {
+            sum[i + j] += x * y;
+        }
+    }
+    for at in 1..sum.len() {
+        sum[at] += sum[at - 1] / LIMB;
+        sum[at - 1] %= LIMB;
+    }
+    let text: String = sum.iter().rev().map(|limb| format!("{limb:09}")).collect();
+    let text = text.trim_start_matches('0');
+    if text.is_empty() { "0".into() } else { text.into() }
+}
+
 /// Explains one actor's payout.
 pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Kept) -> Why {
     let scale = policy.scale();
@@ -227,12 +271,13 @@ pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Ke
     let base_scale = if derivation.tariff { 0 } else { scale };
     why.payout_minor_units = steps.payout.to_string();
     why.run = Some(RunNumbers {
-        mode: if derivation.tariff { "tariff" } else { "share" },
+        mode: if derivation.tariff { "tariff" } else { "share" }.into(),
         rounding: match derivation.rounding {
             Rule::Floor => "floor",
             Rule::HalfEven => "half_even",
             Rule::LargestRemainder(_) => "largest_remainder",
-        },
+        }
+        .into(),
         budget_minor_units: derivation.budget.to_string(),
         pot_minor_units: derivation.pot.to_string(),
         base_score: if derivation.tariff { "1".into() } else { decimal(derivation.base, base_scale) },
@@ -241,11 +286,7 @@ pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Ke
     });
     if !steps.capped_outright && score > 0 {
         why.share = Some(Exact {
-            fraction: if derivation.tariff {
-                format!("{score}/{}", derivation.base)
-            } else {
-                format!("{} * {score} / {}", derivation.pot, derivation.base)
-            },
+            fraction: fraction(steps.quotient, steps.remainder, derivation.base),
             decimal: cut_decimal(steps.quotient, steps.remainder, derivation.base),
         });
         why.remainder_units = Some(steps.extra.to_string());
@@ -262,50 +303,68 @@ pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Ke
     } else {
         Verdict::Paid
     };
-    if why.verdict == Verdict::Dust && !steps.capped_outright {
+    // Where the cap is what lies below the smallest payout, no score would have helped.
+    let capped = steps.capped_outright || steps.cut > 0;
+    if matches!(why.verdict, Verdict::Dust | Verdict::RoundsToZero) && !capped {
         why.short_of = Some(short(derivation, steps.quotient, steps.remainder, scale));
     }
-    if let (true, Some(cap)) = (steps.capped_outright || steps.cut > 0, derivation.actor_cap) {
+    if let (true, Some(cap)) = (capped, derivation.actor_cap) {
         let round = derivation.rounds.iter().position(|round| score > round.above).filter(|_| steps.capped_outright);
+        let share = round.map(|round| share_in_round(derivation, score, round));
+        let share = share.or((steps.cut > 0).then(|| steps.quotient + steps.extra));
         why.cap = Some(CapStory {
             cap_minor_units: cap.to_string(),
             round: round.map(|round| round + 1),
-            share_before: round.and_then(|round| share_in_round(derivation, score, round)).or_else(|| {
-                (steps.cut > 0).then(|| (steps.payout + steps.cut).to_string())
-            }),
-            excess: if steps.capped_outright { "went round again among those below the cap" } else { "stayed unpaid, in the residual" },
+            share_before: share.map(|share| share.to_string()),
+            excess: if steps.capped_outright {
+                "went round again among those below the cap"
+            } else {
+                "stayed unpaid, in the residual"
+            }
+            .into(),
+            excess_minor_units: share.and_then(|share| share.checked_sub(cap)).map(|excess| excess.to_string()),
         });
     }
     why
 }
 
-/// The share that an actor would have had when his round began.
-fn share_in_round(derivation: &Derivation, score: u128, round: usize) -> Option<String> {
-    // What was shared when round r began is the pot after round r - 1; the line of round r is cap * base / pot rounded down,
-    // so only the first round's base is at hand: the whole total.
-    if round > 0 {
-        return None;
-    }
-    let whole = Derivation { pot: derivation.budget, base: derivation.total_score, capped_above: None, actor_cap: None, min_payout: 0, rounding: Rule::Floor, ..derivation.clone() };
-    Some(Payer::new(&whole).steps(score, 0).payout.to_string())
+/// The share that an actor would have had when a round began: of what the round before had left, or of everything.
+fn share_in_round(derivation: &Derivation, score: u128, round: usize) -> u128 {
+    let before = round.checked_sub(1).and_then(|round| derivation.rounds.get(round));
+    let (pot, base) = before.map_or((derivation.budget, derivation.total_score), |round| (round.pot, round.base));
+    share(derivation, pot, base, score).0
+}
+
+/// `floor(pot * score / base)` and the remainder, with nothing else done to it. `score <= base`.
+fn share(derivation: &Derivation, pot: u128, base: u128, score: u128) -> (u128, u128) {
+    let (capped_above, actor_cap, min_payout, rounding) = (None, None, 0, Rule::Floor);
+    let bare = Derivation { pot, base, capped_above, actor_cap, min_payout, rounding, ..derivation.clone() };
+    let steps = Payer::new(&bare).steps(score, 0);
+    (steps.quotient, steps.remainder)
 }
 
 fn short(derivation: &Derivation, quotient: u128, remainder: u128, scale: u8) -> Short {
-    let missing_whole = derivation.min_payout - quotient;
+    let (min, pot, base) = (derivation.min_payout, derivation.pot, derivation.base);
+    let missing_whole = min - quotient;
     // min - (q + r/b) = (min - q - 1) + (b - r)/b for r > 0
     let minor_units = if remainder == 0 {
         missing_whole.to_string()
     } else {
-        cut_decimal(missing_whole - 1, derivation.base - remainder, derivation.base)
+        cut_decimal(missing_whole - 1, base - remainder, base)
     };
-    // The smallest s with pot * s >= min * base.
-    let probe = Derivation { pot: derivation.min_payout, base: derivation.pot, capped_above: None, actor_cap: None, min_payout: 0, rounding: Rule::Floor, ..derivation.clone() };
-    let needed = Payer::new(&probe).steps(derivation.base, 0);
-    let needed = needed.quotient + u128::from(needed.remainder > 0);
+    // The smallest s with pot * s >= min * base; in share mode nobody scores more than the base.
+    let needed = if derivation.tariff {
+        min.checked_mul(base)
+    } else if min <= pot {
+        let (quotient, remainder) = share(derivation, base, pot, min);
+        Some(quotient + u128::from(remainder > 0))
+    } else {
+        None
+    };
     Short {
-        min_payout_minor_units: derivation.min_payout.to_string(),
+        min_payout_minor_units: min.to_string(),
         minor_units,
-        score_needed: decimal(needed, scale),
+        score_needed: needed.map(|needed| decimal(needed, scale)),
     }
 }
 
@@ -333,6 +392,9 @@ impl fmt::Display for Why {
             Verdict::Absent => "is in none of the epoch's rows, and gets nothing".to_owned(),
             Verdict::Unpayable => "gets nothing: the run is unpayable, nobody is paid".to_owned(),
             Verdict::NoScore => "gets nothing: its rows score nothing".to_owned(),
+            Verdict::Dust if self.cap.is_some() => {
+                "gets nothing: the most that one actor may get is below the smallest payout".to_owned()
+            }
             Verdict::Dust => "gets nothing: its share is below the smallest payout".to_owned(),
             Verdict::RoundsToZero => "gets nothing: its share is below one minor unit".to_owned(),
             Verdict::Capped => format!("gets {}, the most that one actor may get", g(&self.payout_minor_units)),
@@ -340,7 +402,8 @@ impl fmt::Display for Why {
         };
         writeln!(f, "{} {verdict}.", self.actor)?;
         for work in &self.work {
-            writeln!(f, "  {:<16} {} units × {} = {}", work.category, g(&work.units), work.weight, g(&work.score))?;
+            let units = if work.units == "1" { "unit" } else { "units" };
+            writeln!(f, "  {:<16} {} {units} × {} = {}", work.category, g(&work.units), work.weight, g(&work.score))?;
         }
         if !self.work.is_empty() {
             writeln!(f, "  {:<16} {}", "score", g(&self.score))?;
@@ -353,6 +416,9 @@ impl fmt::Display for Why {
                 write!(how, "the score, rounded by {}", run.rounding)?;
             }
             writeln!(f, "  {:<16} {} minor units ({how})", "exact share", g(&share.decimal))?;
+            if let Some((numerator, denominator)) = share.fraction.split_once('/').filter(|(_, d)| *d != "1") {
+                writeln!(f, "  {:<16} {} / {}", "as a fraction", g(numerator), g(denominator))?;
+            }
             match self.remainder_units.as_deref() {
                 Some("0") | None => {}
                 Some(_) => writeln!(f, "  {:<16} one unit more, by {}", "rounding", run.rounding.replace('_', " "))?,
@@ -360,7 +426,11 @@ impl fmt::Display for Why {
         }
         if let Some(short) = &self.short_of {
             writeln!(f, "  {:<16} {} minor units", "smallest payout", g(&short.min_payout_minor_units))?;
-            writeln!(f, "  {:<16} {} minor units; a score of {} would have been paid", "short of it by", g(&short.minor_units), g(&short.score_needed))?;
+            write!(f, "  {:<16} {} minor units; ", "short of it by", g(&short.minor_units))?;
+            match &short.score_needed {
+                Some(score) => writeln!(f, "at this run's rate a score of {} would have been paid", g(score))?,
+                None => writeln!(f, "no score would have reached it, there is less to share")?,
+            }
         }
         if let Some(cap) = &self.cap {
             write!(f, "  {:<16} {} minor units", "cap", g(&cap.cap_minor_units))?;
@@ -368,9 +438,12 @@ impl fmt::Display for Why {
                 write!(f, ", in round {round}")?;
             }
             if let Some(share) = &cap.share_before {
-                write!(f, "; the share was {}", g(share))?;
+                write!(f, ", where the share was {}", g(share))?;
             }
-            writeln!(f, "; the excess {}", cap.excess)?;
+            match &cap.excess_minor_units {
+                Some(excess) => writeln!(f, "; the {} above it {}", g(excess), cap.excess)?,
+                None => writeln!(f, "; what was above it {}", cap.excess)?,
+            }
         }
         Ok(())
     }
@@ -390,6 +463,57 @@ mod tests {
         let big = 10u128.pow(38) - 1;
         assert_eq!(cut_decimal(0, big - 1, big), "0.999999999…");
         assert_eq!(cut_decimal(0, big / 2, big), "0.499999999…");
+    }
+
+    #[test]
+    fn fractions() {
+        assert_eq!(fraction(2, 2, 8), "9/4");
+        assert_eq!(fraction(7, 0, 5), "7/1");
+        assert_eq!(fraction(0, 1, 3), "1/3");
+        let big = 10u128.pow(38) - 1;
+        assert_eq!(mul_add(big, big, 0), format!("{}8{}1", "9".repeat(37), "0".repeat(37)));
+        assert_eq!(mul_add(0, big, 0), "0");
+        assert_eq!(mul_add(1_000_000_000, 1_000_000_000, 999), "1000000000000000999");
+    }
+
+    fn derivation(pot: u128, base: u128, min_payout: u128) -> Derivation {
+        Derivation {
+            tariff: false,
+            scale: 0,
+            total_score: base,
+            budget: pot,
+            min_payout,
+            actor_cap: None,
+            pot,
+            base,
+            capped_above: None,
+            capped: 0,
+            rounds: Vec::new(),
+            rounding: Rule::Floor,
+            shared: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_short_of_the_smallest_payout() {
+        let check = |pot, base, min, score, minor_units: &str, needed: Option<&str>| {
+            let derivation = derivation(pot, base, min);
+            let steps = Payer::new(&derivation).steps(score, 0);
+            let short = short(&derivation, steps.quotient, steps.remainder, 0);
+            assert_eq!((short.minor_units.as_str(), short.score_needed.as_deref()), (minor_units, needed));
+        };
+        check(100, 1000, 10, 99, "0.1", Some("100"));
+        check(100, 3000, 10, 1, "9.966666666…", Some("300"));
+        check(5, 1000, 10, 1000, "5", None);
+        let big = 10u128.pow(37);
+        check(10u128.pow(8), big, 100, 1, "99.999999999…", Some(&10u128.pow(31).to_string()));
+    }
+
+    #[test]
+    fn the_share_of_a_later_round_is_of_what_was_left() {
+        let round = |pot, base| rewarder_reward::Round { above: 0, capped: 1, claimed: 0, pot, base };
+        let derivation = Derivation { rounds: vec![round(60, 50), round(40, 20)], ..derivation(100, 100, 1) };
+        assert_eq!([0, 1].map(|at| share_in_round(&derivation, 30, at)), [30, 36]);
     }
 
     #[test]

@@ -102,15 +102,15 @@ pub async fn policy(mut context: Context, name: &str) -> Result<Response<Body>> 
     let stored = blocking(move || {
         let store = service.store()?;
         let parsed = Policy::parse(&bytes);
-        // Bind first: bytes whose id is taken must not be stored under it.
+        let mut writer = store.writer(&tenant, Kind::Policy, cid, limit, Some(bytes.len() as u64))?;
+        writer.write(&bytes)?;
+        // Bound between the two: what finds no room must not take an id, and bytes whose id is taken must not be stored.
         if let Ok(policy) = &parsed
             && let Bound::Conflict(other) = store.bind_policy(&tenant, policy.id(), &cid)?
         {
             let detail = format!("policy id {} of this tenant is bound to {other}; give the new policy a new id", policy.id());
             return Err(Refusal::new(Reason::PolicyConflict, detail));
         }
-        let mut writer = store.writer(&tenant, Kind::Policy, cid, limit, Some(bytes.len() as u64))?;
-        writer.write(&bytes)?;
         let put = writer.commit()?;
         let policy_id = parsed.as_ref().ok().map(|policy| policy.id().clone());
         let warning = parsed.err().map(|e| format!("stored, but it will be refused as policy_invalid: {e}"));

@@ -77,7 +77,9 @@ pub async fn run(
     let (hangup, user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
     let (stop, stopped) = watch::channel(false);
 
-    let listener = { let it = service.clone(); tokio::spawn(async move { it.health.listen(it.bus().subscribe()).await }) };
+    // Subscribed here and not in the task: a first `Health` event that comes before the task runs would never be heard.
+    let (it, subscription) = (service.clone(), service.bus().subscribe());
+    let listener = tokio::spawn(async move { it.health.listen(subscription).await });
     let health = tokio::spawn(watch_health(service.clone()));
     let reload = tokio::spawn(reload_on(service.clone(), hangup, user));
     let reemit = {

@@ -2,7 +2,7 @@
 
 use rewarder_decode::Progress;
 use rewarder_model::{Policy, Reason};
-use svc_rewarder::epoch::{self, Expected};
+use svc_rewarder::epoch;
 use svc_rewarder::refusal::Refusal;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ fn run(dir: &Path) -> Result<(Vec<u8>, Vec<u8>), Refusal> {
     let snapshot = std::fs::read(dir.join("inputs.arrows")).unwrap();
     let policy = Policy::parse(&std::fs::read(dir.join("policy.json")).unwrap())
         .map_err(|e| Refusal::new(Reason::PolicyInvalid, e.to_string()));
-    let scored = epoch::decode(&snapshot[..], &Expected::default(), policy, &Progress::default())?;
+    let scored = epoch::decode(&snapshot[..], None, &|_| Ok(()), policy, &Progress::default())?;
     let (outcome, _) = epoch::reward(scored).expect("no input breaches an invariant");
     Ok((outcome.manifest_bytes, outcome.table.pieces.concat()))
 }

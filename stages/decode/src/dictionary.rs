@@ -48,8 +48,9 @@ impl Dictionary {
         let mut this = Self { offsets: range(offsets), values: range(values), len, order: None, body };
         if len == 0 {
             // The one offset bounds no value of ours, but other readers slice by it.
-            let first = this.body[this.offsets.clone()].first_chunk().map_or(0, |first| u32::from_le_bytes(*first) as usize);
-            return if first <= this.values.len() { Ok(this) } else { Err(Fault::OffsetsInvalid.here()) };
+            let first = this.body[this.offsets.clone()].first_chunk().map_or(0, |first| u32::from_le_bytes(*first));
+            let fits = first as usize <= this.values.len();
+            return if fits { Ok(this) } else { Err(Fault::OffsetsInvalid.here()) };
         }
         let tasks: Vec<Range<usize>> =
             (0..len).step_by(VALUES_PER_TASK).map(|start| start..(start + VALUES_PER_TASK).min(len)).collect();

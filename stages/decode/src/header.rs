@@ -31,9 +31,9 @@ pub fn read(schema: Schema<'_>) -> Result<Opened, Broken> {
     if !is_unsigned(&fields.get(2), 64) || fields.get(2).dictionary().is_some() {
         return Err(Fault::UnitsType.here());
     }
-    for column in 0..2 {
-        if fields.get(column).dictionary().is_some_and(|d| d.isOrdered()) {
-            return Err(Fault::DictionaryOrdered.here().column(COLUMNS[column]));
+    for (field, name) in fields.iter().zip(COLUMNS) {
+        if field.dictionary().is_some_and(|dictionary| dictionary.isOrdered()) {
+            return Err(Fault::DictionaryOrdered.here().column(name));
         }
     }
     if actor_dictionary == category_dictionary {

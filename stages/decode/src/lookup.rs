@@ -8,6 +8,7 @@ use crate::frame::{self, PREFIX_BYTES, Prefix};
 use crate::header::{self, Opened};
 use crate::source::Source;
 use arrow_ipc::MessageHeader;
+use rewarder_model::SnapshotHeader;
 use rewarder_model::snapshot::COLUMNS;
 use std::collections::BTreeMap;
 
@@ -49,6 +50,32 @@ pub fn actor_rows(source: &(impl Source + ?Sized), actor: &[u8], sorted: bool) -
     let Scan { found, units, rows, categories, .. } = scan;
     let name = |key: u8| categories.get(usize::from(key)).cloned().unwrap_or_default();
     Ok(found.map(|(_, rank)| ActorRows { rank, rows, units: units.into_iter().map(|(key, units)| (name(key), units)).collect() }))
+}
+
+/// A snapshot's words about itself, from its first message alone. Nothing behind it is looked at, and nothing is hashed: who
+/// wants to know before an upload where it belongs.
+///
+/// # Errors
+/// When the bytes cannot be read or do not begin with the schema message of a snapshot.
+pub fn header_of(source: &(impl Source + ?Sized)) -> Result<SnapshotHeader, DecodeError> {
+    let mut prefix = [0; PREFIX_BYTES];
+    let len = source.len();
+    if len < PREFIX_BYTES as u64 {
+        return Err(Broken::from(Fault::Truncated).into());
+    }
+    source.read_at(0, &mut prefix)?;
+    let Prefix::Metadata(metadata_len) = frame::prefix(prefix)? else {
+        return Err(Broken::from(Fault::FirstNotSchema).into());
+    };
+    let body = (PREFIX_BYTES + metadata_len) as u64;
+    if body > len {
+        return Err(Broken::from(Fault::Truncated).into());
+    }
+    let mut metadata = vec![0; metadata_len];
+    source.read_at(PREFIX_BYTES as u64, &mut metadata)?;
+    let (message, _) = frame::message(&metadata, len - body)?;
+    let schema = message.header_as_schema().ok_or(Broken::from(Fault::FirstNotSchema))?;
+    Ok(header::read(schema)?.header)
 }
 
 struct Scan<'a, S: ?Sized> {

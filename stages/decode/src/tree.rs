@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn is_plain_blake3() {
-        let bytes: Vec<u8> = (0..9 * LEAF_BYTES + 5).map(|i| (i * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..9 * LEAF_BYTES + 5).map(|i| ((i * 31) >> 3) as u8).collect();
         for len in [LEAF_BYTES + 1, 2 * LEAF_BYTES, 3 * LEAF_BYTES - 1, 5 * LEAF_BYTES + 1023, bytes.len()] {
             let leaves: Vec<_> = bytes[..len]
                 .chunks(LEAF_BYTES)

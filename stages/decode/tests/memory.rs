@@ -52,7 +52,9 @@ impl Source for Endless {
         while !buffer.is_empty() {
             let (piece, at) = match offset.checked_sub(self.head.len() as u64) {
                 None => (&self.head[..], offset),
-                Some(at) if at / self.batch.len() as u64 == self.batches => (&forge::END[..], at % self.batch.len() as u64),
+                Some(at) if at / self.batch.len() as u64 == self.batches => {
+                    (&forge::END[..], at % self.batch.len() as u64)
+                }
                 Some(at) => (&self.batch[..], at % self.batch.len() as u64),
             };
             let piece = &piece[at as usize..];
@@ -81,7 +83,8 @@ fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
 }
 
 fn encode(messages: &[forge::Message], end: bool) -> Vec<u8> {
-    forge::Stream { messages: messages.to_vec(), tail: if end { forge::END.to_vec() } else { Vec::new() } }.encode()
+    forge::Stream { messages: messages.to_vec(), tail: if end { forge::END.to_vec() } else { Vec::new() } }
+        .encode()
 }
 
 /// 20 million rows of a thousand actors: 260 MB that are never there.
@@ -91,9 +94,13 @@ fn rows_cost_nothing() {
     const BATCHES: u64 = 306;
     let names: Vec<String> = (0..ACTORS).map(|n| format!("actor-{n:04}")).collect();
     let mut dice = Dice(1);
-    let rows: Vec<_> = (0..ROWS).map(|_| (dice.below(ACTORS) as u32, dice.below(2) as u8, dice.next() >> 30)).collect();
+    let rows: Vec<_> =
+        (0..ROWS).map(|_| (dice.below(ACTORS) as u32, dice.below(2) as u8, dice.next() >> 30)).collect();
     let source = Endless {
-        head: encode(&[forge::schema(), forge::dictionary(0, &names), forge::dictionary(1, &["a", "b"])], false),
+        head: encode(
+            &[forge::schema(), forge::dictionary(0, &names), forge::dictionary(1, &["a", "b"])],
+            false,
+        ),
         batch: encode(&[forge::rows(&rows)], false),
         batches: BATCHES,
     };
@@ -103,7 +110,11 @@ fn rows_cost_nothing() {
     let mut expected = vec![0u64; ACTORS];
     rows.iter().for_each(|(actor, _, units)| expected[*actor as usize] += units * BATCHES);
     let mut found = vec![0u64; ACTORS];
-    decoded.lanes.iter().flat_map(|lane| lane.iter().enumerate()).for_each(|(actor, units)| found[actor] += units);
+    decoded
+        .lanes
+        .iter()
+        .flat_map(|lane| lane.iter().enumerate())
+        .for_each(|(actor, units)| found[actor] += units);
     assert_eq!(found, expected);
     assert!(grown < 40 * MIB, "{grown} bytes");
 }
@@ -134,7 +145,12 @@ fn short_names_cost_their_share() {
         [18, 12, 6, 0].map(|shift| b'0' + (n >> shift & 63) as u8)
     };
     let names: Vec<[u8; 4]> = (0..NAMES).map(name).collect();
-    let messages = [forge::schema(), forge::dictionary(0, &names), forge::dictionary(1, &["a"]), forge::rows(&[(7, 0, 1)])];
+    let messages = [
+        forge::schema(),
+        forge::dictionary(0, &names),
+        forge::dictionary(1, &["a"]),
+        forge::rows(&[(7, 0, 1)]),
+    ];
     let bytes = encode(&messages, true);
     let grown = measured("3 M names in no order", &bytes);
     assert!(grown <= 4 * bytes.len() + 16 * MIB, "{grown} bytes");
@@ -146,7 +162,8 @@ fn short_names_cost_their_share() {
 fn a_huge_batch_costs_itself() {
     let rows: Vec<_> = (0..2_000_000u64).map(|n| ((n % 1000) as u32, 0, n)).collect();
     let names: Vec<String> = (0..1000).map(|n| format!("{n:04}")).collect();
-    let messages = [forge::schema(), forge::dictionary(0, &names), forge::dictionary(1, &["a"]), forge::rows(&rows)];
+    let messages =
+        [forge::schema(), forge::dictionary(0, &names), forge::dictionary(1, &["a"]), forge::rows(&rows)];
     let bytes = encode(&messages, true);
     let grown = measured("2 M rows in one batch", &bytes);
     assert!(grown <= bytes.len() + 16 * MIB, "{grown} bytes");

@@ -9,6 +9,7 @@
 //! 2. Memory stays within contract §2: 4 x size + 16 MiB, by a counting allocator and, since large blocks are mapped
 //!    without it, by the process's peak of resident memory too.
 //! 3. What decode takes, arrow-ipc's reader takes as well, and finds the same header and the same rows.
+//! 4. One actor's rows, looked up on their own ([`actor_rows`]), are the same; in what is refused, that does not panic.
 //!
 //! And of all together: every [`Fault`] is reached, but for those that [`UNREACHABLE`] proves not to be.
 //!
@@ -26,7 +27,7 @@ use arrow_array::{ArrayRef, DictionaryArray, RecordBatch, UInt8Array, UInt32Arra
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use forge::{Batch, Dice, Encoding, Header, Kind, METADATA, Message, Stream};
-use rewarder_decode::{DecodeError, Decoded, Dictionary, Fault, Progress, RowSink, Rows, decode};
+use rewarder_decode::{DecodeError, Decoded, Dictionary, Fault, Progress, RowSink, Rows, actor_rows, decode};
 use rewarder_model::{Cid, SnapshotHeader};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, HashMap};
@@ -181,7 +182,9 @@ fn ours(bytes: &[u8]) -> Reading {
     kept.sort_by_key(|(number, _)| *number);
     assert!(kept.iter().map(|(number, _)| *number).eq(0..rows), "each row once");
     let name = |names: &Dictionary, key: usize| String::from_utf8(names.value(key).to_vec()).unwrap();
-    let values = [header.tenant.as_str(), header.epoch.as_str(), header.asset.as_str(), &header.pool.to_string()].map(String::from);
+    let values =
+        [header.tenant.as_str(), header.epoch.as_str(), header.asset.as_str(), &header.pool.to_string()]
+            .map(String::from);
     let values = std::iter::once("snapshot.v1".to_owned()).chain(values);
     Reading {
         metadata: METADATA.iter().map(|(key, _)| (*key).to_owned()).zip(values).collect(),
@@ -208,7 +211,8 @@ fn theirs(bytes: &[u8]) -> Result<Reading, String> {
         let units = batch.column(2).as_primitive::<UInt64Type>();
         for row in 0..batch.num_rows() {
             let actor = actors.values().as_string::<i32>().value(actors.keys().value(row) as usize);
-            let category = categories.values().as_string::<i32>().value(categories.keys().value(row) as usize);
+            let category =
+                categories.values().as_string::<i32>().value(categories.keys().value(row) as usize);
             rows.push((actor.to_owned(), category.to_owned(), units.value(row)));
         }
     }
@@ -223,7 +227,8 @@ fn trimmed(bytes: &[u8]) -> Vec<u8> {
     for batch in stream.messages.iter_mut().filter_map(Message::batch_mut) {
         let rows = batch.length;
         let buffers = batch.buffers.as_mut().unwrap();
-        let widths: &[(usize, i64, i64)] = if buffers.len() == 3 { &[(1, 4, rows + 1)] } else { &[(1, 4, rows), (5, 8, rows)] };
+        let widths: &[(usize, i64, i64)] =
+            if buffers.len() == 3 { &[(1, 4, rows + 1)] } else { &[(1, 4, rows), (5, 8, rows)] };
         for (index, width, values) in widths {
             odd |= buffers[*index].1 % width != 0;
             buffers[*index].1 = buffers[*index].1.min(width * values);
@@ -273,7 +278,10 @@ fn written(shape: &Shape, dice: &mut Dice) -> Stream {
     let units = UInt64Array::new(units.into(), None);
     let columns: [(&str, ArrayRef); 3] =
         [("actor", Arc::new(actors)), ("category", Arc::new(categories)), ("units", Arc::new(units))];
-    let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, shape.nullable))).unwrap();
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        columns.map(|(name, column)| (name, column, shape.nullable)),
+    )
+    .unwrap();
     let metadata = METADATA.iter().chain(&[("made by", "mutations.rs")]);
     let metadata: HashMap<String, String> = metadata.map(|(k, v)| ((*k).into(), (*v).into())).collect();
     let schema = Arc::new(batch.schema().as_ref().clone().with_metadata(metadata));
@@ -288,7 +296,8 @@ fn written(shape: &Shape, dice: &mut Dice) -> Stream {
 
 /// The streams that are mutated, with how often each comes up.
 fn shapes(dice: &mut Dice) -> Vec<(usize, Stream)> {
-    let tiny = Shape { actors: 3, name: 4, rows: 5, batches: 1, sorted: true, nullable: false, foreign: false };
+    let tiny =
+        Shape { actors: 3, name: 4, rows: 5, batches: 1, sorted: true, nullable: false, foreign: false };
     // The writer leaves validity buffers empty where nothing is null; others fill them with ones.
     let with_validity = |mut stream: Stream| {
         for message in &mut stream.messages {
@@ -299,9 +308,16 @@ fn shapes(dice: &mut Dice) -> Vec<(usize, Stream)> {
             let buffers = message.batch().unwrap().buffers.as_ref().unwrap().len();
             let ones = vec![0xff; rows.div_ceil(8)];
             let bytes: Vec<Vec<u8>> = (0..buffers)
-                .map(|at| if at % (buffers / columns) == 0 { ones.clone() } else { buffer(message, at).unwrap().to_vec() })
+                .map(|at| {
+                    if at % (buffers / columns) == 0 {
+                        ones.clone()
+                    } else {
+                        buffer(message, at).unwrap().to_vec()
+                    }
+                })
                 .collect();
-            let (batch, body) = Batch::of(rows, columns, &bytes.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let (batch, body) =
+                Batch::of(rows, columns, &bytes.iter().map(Vec::as_slice).collect::<Vec<_>>());
             *message.batch_mut().unwrap() = batch;
             message.body = body;
         }
@@ -326,7 +342,7 @@ fn shapes(dice: &mut Dice) -> Vec<(usize, Stream)> {
         (60, written(&Shape { batches: 0, ..tiny }, dice)),
         (60, written(&Shape { rows: 0, ..tiny }, dice)),
         (60, written(&Shape { actors: 300, rows: 1000, batches: 40, ..several }, dice)),
-        (8, written(&leaves, dice)),
+        (4, written(&leaves, dice)),
         (1, written(&windows, dice)),
     ]
 }
@@ -401,8 +417,12 @@ fn buffer(message: &mut Message, index: usize) -> Option<&mut [u8]> {
 }
 
 fn names(message: &mut Message) -> Option<Vec<Vec<u8>>> {
-    let offsets: Vec<usize> =
-        buffer(message, 1)?.as_chunks::<4>().0.iter().map(|offset| u32::from_le_bytes(*offset) as usize).collect();
+    let offsets: Vec<usize> = buffer(message, 1)?
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|offset| u32::from_le_bytes(*offset) as usize)
+        .collect();
     let text = buffer(message, 2)?;
     offsets.windows(2).map(|ends| text.get(ends[0]..ends[1]).map(<[u8]>::to_vec)).collect()
 }
@@ -410,8 +430,24 @@ fn names(message: &mut Message) -> Option<Vec<Vec<u8>>> {
 /// A name that no dictionary may hold, or hardly may.
 fn evil(dice: &mut Dice) -> Vec<u8> {
     const EVIL: [&[u8]; 18] = [
-        b"", b"a\nb", b"a\tb", b"\0", b"\x7f", b"\xc2\x85", b"x\xc2\x9f", b"\xc2\xa0", b"\xff", b"\xc3", b"\xe2\x80", b"\xed\xa0\x80",
-        b"it's", b"\"", b"\\", b"a b", b"\xc3\xa9", b"~",
+        b"",
+        b"a\nb",
+        b"a\tb",
+        b"\0",
+        b"\x7f",
+        b"\xc2\x85",
+        b"x\xc2\x9f",
+        b"\xc2\xa0",
+        b"\xff",
+        b"\xc3",
+        b"\xe2\x80",
+        b"\xed\xa0\x80",
+        b"it's",
+        b"\"",
+        b"\\",
+        b"a b",
+        b"\xc3\xa9",
+        b"~",
     ];
     match dice.below(3) {
         0 => vec![b'x'; *dice.pick(&[63, 64, 65, 255, 256, 257, 300, 5000])],
@@ -482,15 +518,13 @@ const EDITS: &[(&str, Edit)] = &[
     }),
     ("messages reversed", |s, _| s.messages.reverse()),
     ("no messages", |s, _| s.messages.clear()),
-    ("tail", |s, d| {
-        match d.below(6) {
-            0 => s.tail.clear(),
-            1 => s.tail.extend_from_slice(&forge::END),
-            2 => s.tail.truncate(d.below(8)),
-            3 => s.tail.extend_from_slice(b"ARROW1"),
-            4 => s.tail = vec![0; 8],
-            _ => s.tail.resize(8 + d.below(20), 0),
-        }
+    ("tail", |s, d| match d.below(6) {
+        0 => s.tail.clear(),
+        1 => s.tail.extend_from_slice(&forge::END),
+        2 => s.tail.truncate(d.below(8)),
+        3 => s.tail.extend_from_slice(b"ARROW1"),
+        4 => s.tail = vec![0; 8],
+        _ => s.tail.resize(8 + d.below(20), 0),
     }),
     // Headers.
     ("header kind", |s, d| {
@@ -576,7 +610,9 @@ const EDITS: &[(&str, Edit)] = &[
     }),
     ("buffer shorter", |s, d| {
         let b = batch(s, d);
-        pair(b.and_then(|b| b.buffers.as_mut()), d, |buffer, d| buffer.1 = d.below(buffer.1.max(0) as usize) as i64);
+        pair(b.and_then(|b| b.buffers.as_mut()), d, |buffer, d| {
+            buffer.1 = d.below(buffer.1.max(0) as usize) as i64
+        });
     }),
     ("buffer empty elsewhere", |s, d| {
         let b = batch(s, d);
@@ -636,7 +672,8 @@ const EDITS: &[(&str, Edit)] = &[
     }),
     ("column name", |s, d| {
         if let Some(field) = field(s, d) {
-            field.name = d.pick(&[None, Some(""), Some("actor"), Some("Actor"), Some("units ")]).map(str::to_owned);
+            field.name =
+                d.pick(&[None, Some(""), Some("actor"), Some("Actor"), Some("units ")]).map(str::to_owned);
         }
     }),
     ("column type", |s, d| {
@@ -671,20 +708,30 @@ const EDITS: &[(&str, Edit)] = &[
         match (d.below(5), &mut field.dictionary) {
             (0, encoding) => *encoding = None,
             (1, Some(encoding)) => encoding.id = *d.pick(&[0, 1, -1, i64::MAX]),
-            (2, Some(encoding)) => encoding.index = *d.pick(&[None, Some((32, true)), Some((8, false)), Some((32, false))]),
+            (2, Some(encoding)) => {
+                encoding.index = *d.pick(&[None, Some((32, true)), Some((8, false)), Some((32, false))])
+            }
             (3, Some(encoding)) => encoding.ordered = true,
-            (_, encoding) => *encoding = Some(Encoding { id: d.below(3) as i64, index: Some((32, false)), ordered: false }),
+            (_, encoding) => {
+                *encoding = Some(Encoding { id: d.below(3) as i64, index: Some((32, false)), ordered: false })
+            }
         }
     }),
     ("dictionaries ordered", |s, _| {
         if let Some(fields) = schema(s).and_then(|schema| schema.fields.as_mut()) {
-            fields.iter_mut().filter_map(|field| field.dictionary.as_mut()).for_each(|encoding| encoding.ordered = true);
+            fields
+                .iter_mut()
+                .filter_map(|field| field.dictionary.as_mut())
+                .for_each(|encoding| encoding.ordered = true);
         }
     }),
     ("dictionary ids alike", |s, d| {
         let id = d.below(2) as i64;
         if let Some(fields) = schema(s).and_then(|schema| schema.fields.as_mut()) {
-            fields.iter_mut().filter_map(|field| field.dictionary.as_mut()).for_each(|encoding| encoding.id = id);
+            fields
+                .iter_mut()
+                .filter_map(|field| field.dictionary.as_mut())
+                .for_each(|encoding| encoding.id = id);
         }
     }),
     ("dictionary ids elsewhere", |s, d| {
@@ -727,8 +774,15 @@ const EDITS: &[(&str, Edit)] = &[
         }
     }),
     ("key unknown", |s, d| {
-        const KEYS: [&str; 7] =
-            ["rewarder.", "rewarder.notes", "rewarder.Tenant", "rewarder", "Rewarder.tenant", "rewarder.tenant ", ""];
+        const KEYS: [&str; 7] = [
+            "rewarder.",
+            "rewarder.notes",
+            "rewarder.Tenant",
+            "rewarder",
+            "Rewarder.tenant",
+            "rewarder.tenant ",
+            "",
+        ];
         if let Some(schema) = schema(s) {
             schema.metadata.push((Some((*d.pick(&KEYS)).into()), Some("x".into())));
         }
@@ -753,14 +807,35 @@ const EDITS: &[(&str, Edit)] = &[
     }),
     ("value", |s, d| {
         const VALUES: [&str; 19] = [
-            "", "snapshot.v2", "snapshot.v1", "Acme", "acme/x", "a", "-x", "..", "2026 11", "it's", "é", "01", "+1", "-1", "1e3", "0",
-            "99999999999999999999999999999999999999", "100000000000000000000000000000000000000", "1.0",
+            "",
+            "snapshot.v2",
+            "snapshot.v1",
+            "Acme",
+            "acme/x",
+            "a",
+            "-x",
+            "..",
+            "2026 11",
+            "it's",
+            "é",
+            "01",
+            "+1",
+            "-1",
+            "1e3",
+            "0",
+            "99999999999999999999999999999999999999",
+            "100000000000000000000000000000000000000",
+            "1.0",
         ];
         if let Some(schema) = schema(s)
             && !schema.metadata.is_empty()
         {
             let at = d.below(schema.metadata.len());
-            let value = if d.one_in(6) { "x".repeat(*d.pick(&[64, 65, 128, 129])) } else { (*d.pick(&VALUES)).to_owned() };
+            let value = if d.one_in(6) {
+                "x".repeat(*d.pick(&[64, 65, 128, 129]))
+            } else {
+                (*d.pick(&VALUES)).to_owned()
+            };
             schema.metadata[at].1 = Some(value);
         }
     }),
@@ -910,7 +985,12 @@ const SPOILS: &[Spoil] = &[
 /// The mutation of this number.
 fn mutation(shapes: &[(usize, Stream)], dice: &mut Dice) -> (Vec<&'static str>, Vec<u8>) {
     let mut at = dice.below(shapes.iter().map(|(often, _)| often).sum());
-    let shape = shapes.iter().find(|(often, _)| at < *often || { at -= often; false });
+    let shape = shapes.iter().find(|(often, _)| {
+        at < *often || {
+            at -= often;
+            false
+        }
+    });
     let mut stream = shape.expect("one of them").1.clone();
     let mut done = Vec::new();
     for _ in 0..*dice.pick(&[0, 1, 1, 1, 1, 1, 1, 2, 2, 3]) {
@@ -943,6 +1023,25 @@ fn verdict(result: Result<Decoded<Vec<u64>>, DecodeError>) -> Verdict {
     }
 }
 
+/// One actor's rows, looked up without the others, are those among all rows.
+fn look_up(bytes: &[u8], number: u64, rows: &[(String, String, u64)]) {
+    let decoded = decode(bytes, None, &Progress::default(), sums).expect("it was taken just now");
+    let names = &decoded.actors;
+    assert_eq!(actor_rows(bytes, b"nobody", names.order().is_none()).unwrap(), None);
+    if names.is_empty() {
+        return;
+    }
+    let rank = number as usize % names.len();
+    let name = names.value(names.order().map_or(rank, |order| order[rank] as usize));
+    let found = actor_rows(bytes, name, names.order().is_none()).unwrap().expect("a name of the dictionary");
+    let mut units: BTreeMap<String, u128> = BTreeMap::new();
+    let mine = rows.iter().filter(|(actor, ..)| actor.as_bytes() == name);
+    let count = mine
+        .map(|(_, category, u)| *units.entry(category.clone()).or_default() += u128::from(*u))
+        .count() as u64;
+    assert_eq!((found.rank, found.rows, found.units), (rank, count, units), "looked up");
+}
+
 /// Whether a panic is that of another reader and need not be printed.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
@@ -956,7 +1055,11 @@ fn check(number: u64, bytes: &[u8], worst: &mut (usize, usize)) -> Verdict {
     assert!(resident <= bound, "{resident} bytes resident for {} of snapshot", bytes.len());
     *worst = (worst.0.max(allocated), worst.1.max(resident));
     if number.is_multiple_of(8) {
-        assert_eq!(verdict(decode(bytes, Some(Cid::of(bytes)), &progress, sums)), found, "with the right CID");
+        assert_eq!(
+            verdict(decode(bytes, Some(Cid::of(bytes)), &progress, sums)),
+            found,
+            "with the right CID"
+        );
     }
     if number % 8 == 1 {
         let result = decode(bytes, Some(Cid::of(b"another")), &progress, sums);
@@ -968,7 +1071,12 @@ fn check(number: u64, bytes: &[u8], worst: &mut (usize, usize)) -> Verdict {
         let theirs = catch_unwind(|| theirs(bytes));
         QUIET.store(false, Ordering::Relaxed);
         let theirs = theirs.unwrap_or_else(|_| self::theirs(&trimmed(bytes)));
-        assert_eq!(Ok(ours(bytes)), theirs, "another reading differs");
+        let ours = ours(bytes);
+        look_up(bytes, number, &ours.rows);
+        assert_eq!(Ok(ours), theirs, "another reading differs");
+    } else {
+        // Nobody looks up actors in what was refused; if somebody did, it would not panic either.
+        let _ = actor_rows(bytes, b"a00001", number.is_multiple_of(2));
     }
     found
 }
@@ -1010,7 +1118,10 @@ fn mutations() {
             match catch_unwind(AssertUnwindSafe(|| check(number, &bytes, &mut worst))) {
                 Ok(verdict) => *verdicts.entry(verdict).or_default() += 1,
                 Err(_) => {
-                    println!("MUTATION_SEED={seed} MUTATION_ONLY={number} ({edits:?}, {} bytes) failed", bytes.len());
+                    println!(
+                        "MUTATION_SEED={seed} MUTATION_ONLY={number} ({edits:?}, {} bytes) failed",
+                        bytes.len()
+                    );
                     failures += 1;
                     assert!(failures < 20, "that is enough");
                 }

@@ -3,7 +3,9 @@
 mod forge;
 
 use forge::{Dice, Header, METADATA, Message, Stream};
-use rewarder_decode::{DecodeError, Decoded, Dictionary, Fault, FileSource, Progress, RowSink, Rows, Source, decode, hash};
+use rewarder_decode::{
+    DecodeError, Decoded, Dictionary, Fault, FileSource, Progress, RowSink, Rows, Source, decode, hash,
+};
 use rewarder_model::{Cid, SnapshotHeader};
 use std::io;
 use std::sync::Mutex;
@@ -38,7 +40,8 @@ impl Digest {
         self.by_actor[actor as usize] += units;
         self.by_category[usize::from(category)] += units;
         self.rows += 1;
-        let tied = (number + 1).wrapping_mul(u64::from(actor) * 3 + u64::from(category) + 7).wrapping_mul(units | 1);
+        let tied =
+            (number + 1).wrapping_mul(u64::from(actor) * 3 + u64::from(category) + 7).wrapping_mul(units | 1);
         self.numbered = self.numbered.wrapping_add(tied);
     }
 
@@ -80,7 +83,10 @@ fn sink(_: &SnapshotHeader, actors: &Dictionary, _: &Dictionary) -> Option<Diges
     Some(Digest::new(actors.len()))
 }
 
-fn digest(source: &(impl Source + ?Sized), expected: Option<Cid>) -> Result<(Cid, Digest, Dictionary), DecodeError> {
+fn digest(
+    source: &(impl Source + ?Sized),
+    expected: Option<Cid>,
+) -> Result<(Cid, Digest, Dictionary), DecodeError> {
     let progress = Progress::default();
     let Decoded { cid, header, actors, categories, rows, lanes } = decode(source, expected, &progress, sink)?;
     assert_eq!(header.tenant.as_str(), METADATA[1].1);
@@ -168,15 +174,23 @@ fn one_huge_batch_and_the_same_in_small_ones() {
 
 #[test]
 fn dictionaries_of_any_size() {
-    for (count, bytes, sorted) in
-        [(1, 1, true), (3000, 20, false), (15_000, 30, true), (15_000, 30, false), (180_000, 24, true), (180_000, 24, false)]
-    {
+    for (count, bytes, sorted) in [
+        (1, 1, true),
+        (3000, 20, false),
+        (15_000, 30, true),
+        (15_000, 30, false),
+        (180_000, 24, true),
+        (180_000, 24, false),
+    ] {
         let names = names(count, bytes, sorted);
         let expected = Digest::expected(30_000, count);
         let mut stream = snapshot(&names, 30_000, 10_000);
         check(&stream, &names, &expected, &[1, 3]);
         stream.messages.swap(1, 2);
-        assert!(matches!(stream.messages[1].header, Header::Dictionary { id: 1, .. }), "the actors come second");
+        assert!(
+            matches!(stream.messages[1].header, Header::Dictionary { id: 1, .. }),
+            "the actors come second"
+        );
         check(&stream, &names, &expected, &[2, 8]);
     }
 }
@@ -187,7 +201,8 @@ fn borders_of_leaves() {
     let names = names(7000, 24, true);
     let expected = Digest::expected(30_000, names.len());
     let stream = snapshot(&names, 30_000, 15_000);
-    let encoded = |messages: &[Message]| Stream { messages: messages.to_vec(), tail: Vec::new() }.encode().len();
+    let encoded =
+        |messages: &[Message]| Stream { messages: messages.to_vec(), tail: Vec::new() }.encode().len();
     let buffers = stream.messages[3].batch().unwrap().buffers.as_ref().unwrap();
     let head = encoded(&stream.messages[..4]) - stream.messages[3].body.len();
     // The end of the actors' body, of the second dictionary, of the first batch's metadata, and its buffers.
@@ -258,7 +273,10 @@ fn the_cid_comes_first() {
             in_pool(threads, || {
                 for expected in [None, Some(Cid::of(&bytes))] {
                     let error = digest(&bytes[..], expected).unwrap_err();
-                    assert!(matches!(error, DecodeError::Invalid { fault: found, .. } if found == fault), "{error}");
+                    assert!(
+                        matches!(error, DecodeError::Invalid { fault: found, .. } if found == fault),
+                        "{error}"
+                    );
                 }
                 assert!(matches!(digest(&bytes[..], wrong), Err(DecodeError::CidMismatch)), "{fault:?}");
             });
@@ -368,5 +386,8 @@ fn a_file_is_like_its_bytes() {
     let error = digest(&source, Some(Cid::of(&bytes))).unwrap_err();
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(error, DecodeError::Io(_)), "{error}");
-    assert!(FileSource::new(std::fs::File::open(std::env::temp_dir()).unwrap()).is_err(), "a directory is no file");
+    assert!(
+        FileSource::new(std::fs::File::open(std::env::temp_dir()).unwrap()).is_err(),
+        "a directory is no file"
+    );
 }

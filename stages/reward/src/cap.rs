@@ -46,6 +46,9 @@ pub struct Round {
     /// What was left for the others afterwards.
     #[serde(with = "crate::text")]
     pub pot: u128,
+    /// What those score together; the pot is theirs.
+    #[serde(with = "crate::text")]
+    pub base: u128,
 }
 
 /// Rounds that are told apart; what a hostile ladder adds beyond them is one last round.
@@ -84,7 +87,7 @@ pub fn rounds(scores: &Scores, budget: u128, cap: u128, total: u128, capped: &Ca
         let claimed = wide::Divisor::new(base).and_then(|base| wide::mul_div(pot, score, &base)).unwrap_or(0);
         pot -= cap * (end - start) as u128;
         base -= score;
-        rounds.push(Round { above: if last { capped.above } else { above }, capped: (end - start) as u64, claimed, pot });
+        rounds.push(Round { above: if last { capped.above } else { above }, capped: (end - start) as u64, claimed, pot, base });
         start = end;
     }
     rounds

@@ -87,7 +87,7 @@ pub fn check(table: &Table, derivation: &Derivation, positive: u64) -> Result<()
     }
     // Nothing that could have been paid got lost on the way: with the largest remainders the pot is emptied to the unit,
     // so without dust and cuts what is paid is the pot and the caps.
-    let handed_out = derivation.actor_cap.unwrap_or(0).checked_mul(derivation.capped.into()).unwrap_or(u128::MAX);
+    let handed_out = derivation.actor_cap.unwrap_or(0).saturating_mul(derivation.capped.into());
     let due = handed_out.saturating_add(derivation.shared);
     let exact = matches!(derivation.rounding, Rule::LargestRemainder(_)) && derivation.base > 0;
     if exact && derivation.min_payout <= 1 && (sum + table.cut) != due {

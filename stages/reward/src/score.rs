@@ -142,8 +142,11 @@ impl Scores {
         let tally = all.tally(overflow);
         let Lane { mut low, mut high, .. } = all;
         if let Some(order) = names.order() {
-            low = gather(&low, order);
-            high = high.map(|high| gather(&high, order));
+            // Beside two words a name there is no room for a second copy (contract §2: 4 x size of the snapshot).
+            match &mut high {
+                None => low = gather(&low, order),
+                Some(high) => permute(&mut low, high, order),
+            }
         }
         Ok(Self { low, high, actors: tally.actors, positive: tally.positive, total: tally.total.and_then(Amount::new) })
     }
@@ -200,6 +203,28 @@ fn gather(values: &[u64], order: &[u32]) -> Block<u64> {
     let mut gathered = Block::zeroed(order.len());
     gathered.par_iter_mut().zip(order).with_min_len(ACTORS_PER_TASK).for_each(|(to, from)| *to = values[*from as usize]);
     gathered
+}
+
+/// The same as gathering, in place: each cycle of the permutation moves on by one.
+fn permute(low: &mut [u64], high: &mut [u64], order: &[u32]) {
+    let mut moved = Block::<u64>::zeroed(order.len().div_ceil(64));
+    for start in 0..order.len() {
+        if moved[start / 64] >> (start % 64) & 1 != 0 {
+            continue;
+        }
+        let first = (low[start], high[start]);
+        let mut to = start;
+        loop {
+            moved[to / 64] |= 1 << (to % 64);
+            let from = order[to] as usize;
+            if from == start {
+                break;
+            }
+            (low[to], high[to]) = (low[from], high[from]);
+            to = from;
+        }
+        (low[to], high[to]) = first;
+    }
 }
 
 struct Tally {

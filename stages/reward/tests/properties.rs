@@ -107,9 +107,11 @@ impl Case {
     }
 
     fn policy(&self) -> Policy {
-        let weights: Vec<String> = (0..).zip(&self.weights).map(|(key, w): (usize, _)| format!("\"c{key}\":\"{w}\"")).collect();
+        let weights: Vec<String> =
+            (0..).zip(&self.weights).map(|(key, w): (usize, _)| format!("\"c{key}\":\"{w}\"")).collect();
         let Rule { mode, rounding, excess, min_payout, epoch_cap, actor_cap } = self.rule;
-        let amount = |name: &str, amount: Option<u128>| amount.map(|amount| format!("\"{name}\":\"{amount}\""));
+        let amount =
+            |name: &str, amount: Option<u128>| amount.map(|amount| format!("\"{name}\":\"{amount}\""));
         let excess = excess.map(|excess| format!("\"excess\":\"{excess}\""));
         let caps = [amount("epoch_minor_units", epoch_cap), amount("actor_minor_units", actor_cap), excess];
         let caps: Vec<String> = caps.into_iter().flatten().collect();
@@ -141,14 +143,20 @@ impl Case {
         let numbered: Vec<(usize, Row)> = self.rows.iter().copied().enumerate().collect();
         for piece in numbered.chunk_by(|a, b| lane(a.0) == lane(b.0)) {
             let keys: Vec<u8> = piece.iter().map(|(_, row)| row.1).collect();
-            scorer.add(&mut filled[lane(piece[0].0)], piece[0].0 as u64, &keys, piece.iter().map(|(_, row)| *row));
+            scorer.add(
+                &mut filled[lane(piece[0].0)],
+                piece[0].0 as u64,
+                &keys,
+                piece.iter().map(|(_, row)| *row),
+            );
         }
         Scores::merge(filled, &self.actors).expect("all categories have weights")
     }
 
     fn outcome(&self, scores: Scores) -> Outcome {
         let rows = self.rows.len() as u64;
-        compute(&self.header(), Cid::of(b"inputs"), rows, &self.policy(), scores, &self.actors).expect("no breach")
+        compute(&self.header(), Cid::of(b"inputs"), rows, &self.policy(), scores, &self.actors)
+            .expect("no breach")
     }
 
     fn run(&self) -> Outcome {
@@ -159,7 +167,10 @@ impl Case {
 /// What is paid, by name.
 fn paid(outcome: &Outcome) -> BTreeMap<String, u128> {
     let text = outcome.table.pieces.concat();
-    lines(&text).map(|line| line.unwrap()).map(|(name, payout)| (String::from_utf8(name.to_vec()).unwrap(), payout)).collect()
+    lines(&text)
+        .map(|line| line.unwrap())
+        .map(|(name, payout)| (String::from_utf8(name.to_vec()).unwrap(), payout))
+        .collect()
 }
 
 // ------------------------------------------------------------------------------------------------ the oracle
@@ -195,7 +206,8 @@ fn oracle(case: &Case) -> Expected {
     let decimals: Vec<_> = case.weights.iter().map(|weight| decimal(weight)).collect();
     let scale = decimals.iter().map(|(_, fraction)| *fraction).max().unwrap_or(0);
     let ten = |power: usize| big(10).pow(power as u32);
-    let weights: Vec<BigUint> = decimals.iter().map(|(digits, fraction)| digits * ten(scale - fraction)).collect();
+    let weights: Vec<BigUint> =
+        decimals.iter().map(|(digits, fraction)| digits * ten(scale - fraction)).collect();
     let mut scores = vec![zero.clone(); case.actors.len()];
     let mut seen = BTreeSet::new();
     for (actor, category, units) in &case.rows {
@@ -234,7 +246,9 @@ fn oracle(case: &Case) -> Expected {
         if let (Some(cap), false) = (rule.actor_cap, rule.residual()) {
             loop {
                 let round: Vec<usize> = (0..scores.len())
-                    .filter(|actor| !expected.capped.contains(actor) && &pot * &scores[*actor] > big(cap) * &base)
+                    .filter(|actor| {
+                        !expected.capped.contains(actor) && &pot * &scores[*actor] > big(cap) * &base
+                    })
                     .collect();
                 if round.is_empty() {
                     break;
@@ -246,8 +260,9 @@ fn oracle(case: &Case) -> Expected {
             }
             expected.capped.iter().for_each(|actor| payouts[*actor] = big(cap));
         }
-        let others: Vec<usize> =
-            (0..scores.len()).filter(|actor| !expected.capped.contains(actor) && scores[*actor] > zero).collect();
+        let others: Vec<usize> = (0..scores.len())
+            .filter(|actor| !expected.capped.contains(actor) && scores[*actor] > zero)
+            .collect();
         let mut missing = pot.clone();
         for actor in &others {
             payouts[*actor] = &pot * &scores[*actor] / &base;
@@ -302,7 +317,11 @@ fn agrees(case: &Case, outcome: &Outcome) -> Expected {
     assert_eq!(outcome.commitment, Cid::of(&outcome.manifest_bytes));
     assert_eq!(outcome.derivation.is_some(), expected.verdict.is_none());
     if let Some(derivation) = &outcome.derivation {
-        assert_eq!(derivation.capped, expected.capped.len() as u64, "as many are capped as in the literal rounds");
+        assert_eq!(
+            derivation.capped,
+            expected.capped.len() as u64,
+            "as many are capped as in the literal rounds"
+        );
         if let Some(above) = derivation.capped_above {
             let found: BTreeSet<usize> = (0..outcome.scores.len())
                 .filter(|rank| outcome.scores.at(*rank) > above)
@@ -343,8 +362,13 @@ fn laws(case: &Case, outcome: &Outcome) {
         assert_eq!(steps.score, score);
         assert!(!payer.is_dust(score) || (steps.payout == 0 && steps.cut == 0), "{steps:?}");
         assert!(steps.extra <= 1 && steps.remainder < read.base.max(1), "{steps:?}");
-        let before = if steps.capped_outright { read.actor_cap.unwrap() } else { steps.quotient + steps.extra };
-        assert_eq!(before, steps.payout + steps.cut + if steps.dust { before - steps.cut } else { 0 }, "{steps:?}");
+        let before =
+            if steps.capped_outright { read.actor_cap.unwrap() } else { steps.quotient + steps.extra };
+        assert_eq!(
+            before,
+            steps.payout + steps.cut + if steps.dust { before - steps.cut } else { 0 },
+            "{steps:?}"
+        );
         shared += if steps.capped_outright { 0 } else { before };
         dust += if steps.dust { before - steps.cut } else { 0 };
         cut += steps.cut;
@@ -358,7 +382,11 @@ fn laws(case: &Case, outcome: &Outcome) {
         let capped = read.actor_cap.unwrap_or(0) * u128::from(read.capped);
         assert_eq!(capped + read.pot, budget, "the budget is the pot and the caps");
         assert_eq!(shared, read.shared);
-        assert_eq!(residual, dust + cut + (read.pot - shared), "the residual is dust, cuts and what rounding left");
+        assert_eq!(
+            residual,
+            dust + cut + (read.pot - shared),
+            "the residual is dust, cuts and what rounding left"
+        );
         assert_eq!(capped + shared, sum + dust + cut);
         if matches!(case.rule.rounding, "largest_remainder") && read.base > 0 {
             assert_eq!(shared, read.pot, "the largest remainders leave nothing");
@@ -405,13 +433,8 @@ fn rule(pool: u128) -> impl Strategy<Value = Rule> {
         }),
         1 => (Just("tariff"), prop_oneof![Just("floor"), Just("half_even")], Just(None)),
     ];
-    (kind, min, part(), part()).prop_map(|((mode, rounding, excess), min_payout, epoch_cap, actor_cap)| Rule {
-        mode,
-        rounding,
-        excess,
-        min_payout,
-        epoch_cap,
-        actor_cap,
+    (kind, min, part(), part()).prop_map(|((mode, rounding, excess), min_payout, epoch_cap, actor_cap)| {
+        Rule { mode, rounding, excess, min_payout, epoch_cap, actor_cap }
     })
 }
 
@@ -456,11 +479,13 @@ fn scores() -> impl Strategy<Value = Vec<u128>> {
         prop::collection::vec(number(LIMIT / 64), 0..60),
         // Geometric, by any ratio.
         (1usize..60, 2u128..17, 1u128..4, 1u128..1000).prop_map(|(n, up, down, first)| {
-            let ladder = std::iter::successors(Some(first), move |s| Some(s.checked_mul(up + down)? / down + 1));
+            let ladder =
+                std::iter::successors(Some(first), move |s| Some(s.checked_mul(up + down)? / down + 1));
             ladder.take_while(|s| *s < LIMIT / 64).take(n).collect()
         }),
         // Everybody alike, or nearly.
-        (1usize..60, number(LIMIT / 64), 0u128..3).prop_map(|(n, s, by)| (0..n as u128).map(|i| s + i % 3 * by).collect()),
+        (1usize..60, number(LIMIT / 64), 0u128..3)
+            .prop_map(|(n, s, by)| (0..n as u128).map(|i| s + i % 3 * by).collect()),
         // One that is larger than all the others together.
         (prop::collection::vec(1u128..1000, 1..60), number(LIMIT / 2)).prop_map(|(mut scores, giant)| {
             scores.push(giant);
@@ -471,14 +496,19 @@ fn scores() -> impl Strategy<Value = Vec<u128>> {
 
 fn scored() -> impl Strategy<Value = Case> {
     (scores(), number(LIMIT)).prop_flat_map(|(scores, pool)| {
-        (Just(scores), Just(pool), rule(pool)).prop_map(|(scores, pool, rule)| Case::scored(&scores, pool, rule))
+        (Just(scores), Just(pool), rule(pool))
+            .prop_map(|(scores, pool, rule)| Case::scored(&scores, pool, rule))
     })
 }
 
 /// As many cases as take two seconds, or `PROPTEST_CASES`.
 fn config() -> ProptestConfig {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases: 1500, ..config } }
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        config
+    } else {
+        ProptestConfig { cases: 1500, ..config }
+    }
 }
 
 proptest! {
@@ -575,7 +605,11 @@ fn hostile_ladder(cap: u128, rest: u128) -> (Vec<u128>, u128) {
         let below = scores[scores.len() - 1];
         let enough = cap * sum / pot + 1;
         // S_below (B' + C) <= C (S' + S): not in the same round.
-        let Some(apart) = below.checked_mul(pot + cap).map(|product| product.div_ceil(cap).saturating_sub(sum)) else { break };
+        let Some(apart) =
+            below.checked_mul(pot + cap).map(|product| product.div_ceil(cap).saturating_sub(sum))
+        else {
+            break;
+        };
         let next = enough.max(apart);
         if next >= LIMIT || sum + next >= LIMIT {
             break;
@@ -633,7 +667,16 @@ fn the_total_stays_below_the_limit() {
 #[test]
 fn rows_that_score_nothing_count() {
     let names: Vec<String> = (0..200).map(|n| format!("a{n:03}")).collect();
-    let rows: Vec<Row> = vec![(0, 0, 0), (63, 1, 5), (64, 1, 0), (65, 0, 0), (65, 0, 7), (199, 0, 3), (199, 1, 9), (199, 0, 0)];
+    let rows: Vec<Row> = vec![
+        (0, 0, 0),
+        (63, 1, 5),
+        (64, 1, 0),
+        (65, 0, 0),
+        (65, 0, 7),
+        (199, 0, 3),
+        (199, 1, 9),
+        (199, 0, 0),
+    ];
     for lanes in 1..4 {
         let case = Case {
             actors: List::new(names.clone()),
@@ -672,7 +715,10 @@ fn accumulators_that_go_over() {
     check(MOST, &(0..400).map(|n| (n % 3, 0, u64::MAX)).collect::<Vec<_>>());
     // 4 x 2^63 x 2^63 = 2^128.
     check(TWO_TO_63, &[(0, 0, 1 << 63); 4]);
-    check(TWO_TO_63, &[(0, 0, 1 << 63), (2, 1, 1), (0, 0, 1 << 63), (0, 0, 1 << 63), (0, 0, 1 << 63), (3, 1, 0)]);
+    check(
+        TWO_TO_63,
+        &[(0, 0, 1 << 63), (2, 1, 1), (0, 0, 1 << 63), (0, 0, 1 << 63), (0, 0, 1 << 63), (3, 1, 0)],
+    );
     check(TWO_TO_63, &[(2, 0, 1 << 63); 8]);
     // By a carry of the low word alone: 2^128 - 1 + 1.
     check(MOST, &[(0, 0, u64::MAX), (0, 0, 2), (0, 1, u64::MAX), (0, 1, 1), (0, 1, 1), (0, 1, 1)]);
@@ -682,8 +728,10 @@ fn accumulators_that_go_over() {
 #[test]
 fn threads_do_not_show() {
     const ACTORS: u32 = 50_000;
-    let names: Vec<String> = (0..ACTORS).map(|n| format!("{:05}", (u64::from(n) * 7919) % u64::from(ACTORS))).collect();
-    let mut rows: Vec<Row> = (0..120_000u32).map(|n| (n.wrapping_mul(40_503) % ACTORS, (n % 3) as u8, u64::from(n % 5))).collect();
+    let names: Vec<String> =
+        (0..ACTORS).map(|n| format!("{:05}", (u64::from(n) * 7919) % u64::from(ACTORS))).collect();
+    let mut rows: Vec<Row> =
+        (0..120_000u32).map(|n| (n.wrapping_mul(40_503) % ACTORS, (n % 3) as u8, u64::from(n % 5))).collect();
     rows.extend((0..300).map(|n| (n * 11, 2, u64::MAX / u64::from(n + 1))));
     let wide = 10u128.pow(37) + 12_345;
     let case = |pool, rule| Case {
@@ -736,7 +784,9 @@ fn the_first_unknown_category_is_named() {
 fn a_crowd_like_the_oracle() {
     for (n, spread) in [(20_000u128, 1u128), (20_000, 7), (20_000, 1 << 60)] {
         let scores: Vec<u128> = (0..n).map(|i| 1_000_003 + (i * i * 31) % spread).collect();
-        for (pool, cap) in [(12_345_678, None), (12_345_679, Some(600)), (10u128.pow(37) + 1, Some(10u128.pow(37) / 19_000))] {
+        for (pool, cap) in
+            [(12_345_678, None), (12_345_679, Some(600)), (10u128.pow(37) + 1, Some(10u128.pow(37) / 19_000))]
+        {
             let case = Case::scored(&scores, pool, Rule { actor_cap: cap, ..Rule::SHARE });
             let outcome = case.run();
             agrees(&case, &outcome);

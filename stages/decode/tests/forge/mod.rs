@@ -36,7 +36,11 @@ pub struct Message {
 #[derive(Debug, Clone)]
 pub enum Header {
     Schema(Schema),
-    Dictionary { id: i64, is_delta: bool, batch: Option<Batch> },
+    Dictionary {
+        id: i64,
+        is_delta: bool,
+        batch: Option<Batch>,
+    },
     Rows(Batch),
     /// A record batch that calls itself something else.
     Other(u8, Batch),
@@ -137,14 +141,18 @@ impl Message {
 
     pub fn batch(&self) -> Option<&Batch> {
         match &self.header {
-            Header::Rows(batch) | Header::Other(_, batch) | Header::Dictionary { batch: Some(batch), .. } => Some(batch),
+            Header::Rows(batch) | Header::Other(_, batch) | Header::Dictionary { batch: Some(batch), .. } => {
+                Some(batch)
+            }
             _ => None,
         }
     }
 
     pub fn batch_mut(&mut self) -> Option<&mut Batch> {
         match &mut self.header {
-            Header::Rows(batch) | Header::Other(_, batch) | Header::Dictionary { batch: Some(batch), .. } => Some(batch),
+            Header::Rows(batch) | Header::Other(_, batch) | Header::Dictionary { batch: Some(batch), .. } => {
+                Some(batch)
+            }
             _ => None,
         }
     }
@@ -215,7 +223,9 @@ impl Batch {
         Self {
             length: batch.length(),
             nodes: batch.nodes().map(|nodes| nodes.iter().map(|n| (n.length(), n.null_count())).collect()),
-            buffers: batch.buffers().map(|buffers| buffers.iter().map(|b| (b.offset(), b.length())).collect()),
+            buffers: batch
+                .buffers()
+                .map(|buffers| buffers.iter().map(|b| (b.offset(), b.length())).collect()),
             compression: None,
             variadic: None,
         }
@@ -227,7 +237,8 @@ impl Batch {
             b.create_vector(&nodes)
         });
         let buffers = self.buffers.as_ref().map(|buffers| {
-            let buffers: Vec<_> = buffers.iter().map(|(offset, len)| ipc::Buffer::new(*offset, *len)).collect();
+            let buffers: Vec<_> =
+                buffers.iter().map(|(offset, len)| ipc::Buffer::new(*offset, *len)).collect();
             b.create_vector(&buffers)
         });
         let variadic = self.variadic.as_ref().map(|counts| b.create_vector(counts));
@@ -263,7 +274,10 @@ impl Batch {
             body.resize(body.len().next_multiple_of(8), 0);
         }
         let nodes = Some(vec![(length as i64, 0); columns]);
-        (Self { length: length as i64, nodes, buffers: Some(places), compression: None, variadic: None }, body)
+        (
+            Self { length: length as i64, nodes, buffers: Some(places), compression: None, variadic: None },
+            body,
+        )
     }
 }
 
@@ -365,7 +379,10 @@ impl Field {
             nullable: field.nullable(),
             kind: match field.type_type() {
                 ipc::Type::Utf8 => Kind::Utf8,
-                _ => field.type_as_int().map(|int| Kind::Int { bits: int.bitWidth(), signed: int.is_signed() }).unwrap(),
+                _ => field
+                    .type_as_int()
+                    .map(|int| Kind::Int { bits: int.bitWidth(), signed: int.is_signed() })
+                    .unwrap(),
             },
             dictionary: field.dictionary().map(|dictionary| Encoding {
                 id: dictionary.id(),
@@ -393,7 +410,9 @@ impl Field {
         let (kind, type_) = match self.kind {
             Kind::Int { bits, signed } => (ipc::Type::Int, Some(int(b, bits, signed).as_union_value())),
             Kind::Utf8 => (ipc::Type::Utf8, Some(ipc::Utf8Builder::new(b).finish().as_union_value())),
-            Kind::LargeUtf8 => (ipc::Type::LargeUtf8, Some(ipc::LargeUtf8Builder::new(b).finish().as_union_value())),
+            Kind::LargeUtf8 => {
+                (ipc::Type::LargeUtf8, Some(ipc::LargeUtf8Builder::new(b).finish().as_union_value()))
+            }
             Kind::Binary => (ipc::Type::Binary, Some(ipc::BinaryBuilder::new(b).finish().as_union_value())),
             Kind::Bool => (ipc::Type::Bool, Some(ipc::BoolBuilder::new(b).finish().as_union_value())),
             Kind::None => (ipc::Type::NONE, None),

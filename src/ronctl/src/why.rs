@@ -1,0 +1,141 @@
+//! `ronctl why`: why an actor got what it got, or nothing. From a stored run in milliseconds, offline from snapshot and
+//! policy, or from the service with a proof.
+
+use crate::failure::{Done, Failure};
+use crate::http::{Service, TokenArgs, runtime, segment};
+use crate::{offline, say};
+use clap::Args;
+use rewarder_decode::actor_rows;
+use rewarder_model::{Cid, EpochId, Reason, name};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use svc_rewarder::proof::Proof;
+use svc_rewarder::refusal::Refusal;
+use svc_rewarder::run::{self, RECORD, Record, exit};
+use svc_rewarder::why::{Kept, Why, explain};
+
+/// Largest `run.json`: a policy of a megabyte, escaped, and a hundred rounds.
+const RECORD_BYTES_MAX: u64 = 8 << 20;
+
+/// Explains one actor's payout.
+#[derive(Args)]
+pub struct WhyArgs {
+    /// Whose payout
+    actor: String,
+    /// A directory that `svc-rewarder run` wrote
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["inputs", "url"])]
+    run: Option<PathBuf>,
+    /// Sealed snapshot (.arrows); everything is computed again
+    #[arg(long, value_name = "FILE", requires = "policy", conflicts_with = "url")]
+    inputs: Option<PathBuf>,
+    /// Policy (JSON)
+    #[arg(long, value_name = "FILE", requires = "inputs")]
+    policy: Option<PathBuf>,
+    /// Ask the service
+    #[arg(long, requires = "epoch")]
+    url: Option<String>,
+    /// Which epoch
+    #[arg(long, requires = "url")]
+    epoch: Option<EpochId>,
+    /// The root that the service's proof has to lead to; without it, the one that the service names
+    #[arg(long, value_name = "CID", requires = "url")]
+    root: Option<Cid>,
+    #[command(flatten)]
+    token: TokenArgs,
+}
+
+/// Explains, in words or as JSON.
+pub fn why(args: &WhyArgs, json: bool) -> Done {
+    name::check_actor(args.actor.as_bytes()).map_err(|e| Failure::refused(format!("ACTOR: {e}")))?;
+    let (why, footing) = match (&args.run, &args.inputs, &args.policy, &args.url, &args.epoch) {
+        (Some(dir), ..) => from_run(&args.actor, dir)?,
+        (_, Some(inputs), Some(policy), ..) => offline_from(&args.actor, inputs, policy, json)?,
+        (.., Some(url), Some(epoch)) => return from_service(args, url, epoch, json),
+        _ => {
+            let ways = "--run DIR, --inputs F.arrows --policy P.json, or --url U --epoch E";
+            return Err(Failure::refused(format!("from where? Give {ways}")));
+        }
+    };
+    if json {
+        say::json(&why);
+    } else {
+        say::text(format!("{why}({footing})\n"));
+    }
+    Ok(exit::OK)
+}
+
+/// From a stored run: reads the actor's rows and nothing else, so that it takes milliseconds. Nothing is hashed.
+fn from_run(actor: &str, dir: &Path) -> Result<(Why, String), Failure> {
+    let path = dir.join(RECORD);
+    let unusable = |e: &dyn std::fmt::Display| {
+        Failure::refused(format!(
+            "{} cannot be read: {e}; `svc-rewarder run --out` writes it. For a run of the service: --url U --epoch E, or \
+             offline --inputs F.arrows --policy P.json",
+            path.display()
+        ))
+    };
+    let bytes = offline::read_small(&path, RECORD_BYTES_MAX).map_err(|e| unusable(&e))?;
+    let record: Record = serde_json::from_slice(&bytes).map_err(|e| unusable(&e))?;
+    let source = run::open(&record.inputs)?;
+    if source.len() != record.inputs_bytes {
+        return Err(Failure::refused(format!(
+            "the snapshot {} is not the one of this run: it has {} bytes and had {}; give it with --inputs and --policy",
+            record.inputs.display(),
+            source.len(),
+            record.inputs_bytes
+        )));
+    }
+    let policy = offline::parse_policy(record.policy.as_bytes())?;
+    let rows = actor_rows(&*source, actor.as_bytes(), record.kept.sorted).map_err(|e| broken(&e))?;
+    let footing = format!(
+        "from {}; the snapshot {} has its length still and was not verified again",
+        path.display(),
+        record.inputs.display()
+    );
+    Ok((explain(actor, rows.as_ref(), &policy, &record.kept), footing))
+}
+
+fn offline_from(actor: &str, inputs: &Path, policy: &Path, json: bool) -> Result<(Why, String), Failure> {
+    let computed = offline::compute(inputs, policy, json)?;
+    let kept = Kept::of(&computed.outcome, &computed.names);
+    let rows = actor_rows(&*computed.source, actor.as_bytes(), kept.sorted).map_err(|e| broken(&e))?;
+    let footing = format!("recomputed: commitment {}", computed.outcome.commitment);
+    Ok((explain(actor, rows.as_ref(), &computed.policy, &kept), footing))
+}
+
+fn broken(e: &dyn std::fmt::Display) -> Failure {
+    Refusal::new(Reason::SnapshotInvalid, e.to_string()).into()
+}
+
+/// The service's answer: the explanation, and what proves its payout.
+#[derive(Deserialize)]
+struct ActorAnswer {
+    #[serde(flatten)]
+    why: Why,
+    proof: Proof,
+}
+
+fn from_service(args: &WhyArgs, url: &str, epoch: &EpochId, json: bool) -> Done {
+    let runtime = runtime()?;
+    let service = Service::new(url, Some(&args.token.read()?))?;
+    let path = format!("/rewarder/epochs/{epoch}/allocations/{}", segment(&args.actor));
+    let answer = runtime.block_on(service.get(&path, "application/json"))?;
+    if answer.status != http::StatusCode::OK {
+        return Err(answer.failure());
+    }
+    let ActorAnswer { why, proof } = serde_json::from_slice(&answer.body)
+        .map_err(|e| Failure::new(format!("the service's answer is not of the contract's form: {e}")))?;
+    let root = args.root.unwrap_or(proof.root);
+    let proved = proof.verify(&root, args.actor.as_bytes());
+    let proved = proved.map_err(|e| Failure::new(format!("the service's proof does not hold: {e}")))?;
+    if why.actor != args.actor || proved.unwrap_or(0).to_string() != why.payout_minor_units {
+        return Err(Failure::new("the service's proof shows another payout than its explanation"));
+    }
+    if json {
+        say::json(&answer.json());
+    } else {
+        let whose = if args.root.is_some() { "as given" } else { "as the service names it" };
+        say::text(format!("{why}(proved against the root {root}, {whose})\n"));
+    }
+    Ok(exit::OK)
+}
