@@ -1,0 +1,157 @@
+//! The house rules that no compiler checks: which floor may depend on which, no float near money, no clock of one's own,
+//! and that the contract's words are the program's words.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn floors() -> Vec<String> {
+    let mut floors: Vec<String> = std::fs::read_dir(root().join("stages"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    floors.sort();
+    floors
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The code of a file, without comments and without its tests, which stand at the foot.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn floors_know_the_model_only() {
+    let floors = floors();
+    assert_eq!(floors.len(), 8, "{floors:?}");
+    for floor in &floors {
+        let manifest: toml::Table =
+            toml::from_str(&std::fs::read_to_string(root().join("stages").join(floor).join("Cargo.toml")).unwrap()).unwrap();
+        let dependencies = manifest["dependencies"].as_table().unwrap();
+        for name in dependencies.keys().filter_map(|name| name.strip_prefix("rewarder-")) {
+            assert!(floor != "model" && name == "model", "{floor} may not depend on {name}");
+        }
+        if floor == "reward" {
+            assert!(!dependencies.contains_key("tokio"), "the kernel is pure");
+        }
+    }
+}
+
+#[test]
+fn no_float_on_the_money_floors() {
+    for floor in ["model", "reward", "decode", "seal"] {
+        for path in sources(&root().join("stages").join(floor).join("src")) {
+            for word in code(&path).split(|c: char| !c.is_alphanumeric() && c != '_') {
+                assert!(!matches!(word, "f32" | "f64"), "{} uses {word}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn time_is_passed_in() {
+    for floor in ["flow", "admit", "emit", "reward", "decode", "store"] {
+        for path in sources(&root().join("stages").join(floor).join("src")) {
+            let code = code(&path);
+            for forbidden in ["Instant::now", "SystemTime", "tokio::time"] {
+                let is_test = path.components().any(|part| part.as_os_str() == "tests");
+                assert!(is_test || !code.contains(forbidden), "{} uses {forbidden}", path.display());
+            }
+        }
+    }
+}
+
+fn contract() -> String {
+    let path = root().join("../shared/CONTRACT.md");
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("the contract belongs at {}: {e}", path.display()))
+}
+
+/// The words in back quotes of a text, braces and bars taken apart.
+fn quoted(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn reasons_of_the_contract_exist_with_their_status() {
+    let contract = contract();
+    let table = contract.split("| compute answers").nth(1).unwrap().split("\n\n").next().unwrap();
+    let mut seen = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit())) {
+        let cell = row.split(" | ").next().unwrap();
+        let mut status = 0;
+        for part in cell.split('`').enumerate() {
+            match part {
+                (at, text) if at % 2 == 0 => {
+                    let digits: Vec<u16> = text.split(|c: char| !c.is_ascii_digit()).filter_map(|d| d.parse().ok()).collect();
+                    status = digits.last().copied().filter(|d| *d >= 100).unwrap_or(status);
+                }
+                (_, word) if word.bytes().all(|c| c.is_ascii_lowercase() || c == b'_') => {
+                    let reason = rewarder_model::Reason::ALL.iter().find(|reason| reason.as_str() == word);
+                    assert_eq!(reason.map(|reason| reason.status()), Some(status), "{word}");
+                    seen += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(seen >= 28, "only {seen} reasons were found in the contract's table");
+}
+
+#[test]
+fn metrics_of_the_contract_exist() {
+    let contract = contract();
+    let section = contract.split("## 7. Metrics").nth(1).unwrap().split("## 8.").next().unwrap();
+    let known: Vec<&str> = svc_rewarder::telemetry::all().map(|metric| metric.name).collect();
+    for name in quoted(section) {
+        let bare = name.split('{').next().unwrap();
+        if bare.contains('_') || bare == "inflight" {
+            let metric = svc_rewarder::telemetry::all().find(|metric| metric.name == bare);
+            let metric = metric.unwrap_or_else(|| panic!("{bare} is missing; there are {known:?}"));
+            if let Some((_, label)) = name.trim_end_matches('}').split_once('{') {
+                assert_eq!(metric.labels, [label], "{bare}");
+            }
+        }
+    }
+    for metric in svc_rewarder::telemetry::all() {
+        assert!(!metric.help.is_empty());
+        for label in metric.labels {
+            assert!(!matches!(*label, "tenant" | "epoch" | "actor" | "cid" | "run_key"), "{}", metric.name);
+        }
+    }
+}
+
+#[test]
+fn settings_and_routes_of_the_contract_exist() {
+    let contract = contract();
+    let section = contract.split("## 8. Settings").nth(1).unwrap().split("## 9.").next().unwrap();
+    let known: Vec<String> = svc_rewarder::config::Settings::table().iter().map(|row| row.0.to_uppercase()).collect();
+    for name in quoted(section).iter().flat_map(|text| text.split(|c: char| !c.is_ascii_uppercase() && c != '_')) {
+        if name.len() > 3 && name != "RON_CONFIG" {
+            assert!(known.iter().any(|k| k == name), "{name} is no setting");
+        }
+    }
+    let routes = contract.split("| route | what |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let documented: Vec<String> = quoted(routes).into_iter().flat_map(|q| q.split(' ').map(str::to_owned).collect::<Vec<_>>()).filter(|t| t.starts_with('/')).collect();
+    for (_, path, _) in svc_rewarder::edge::ROUTES {
+        assert!(documented.iter().any(|d| d == path), "{path} is not in the contract");
+    }
+    for path in documented {
+        assert!(svc_rewarder::edge::ROUTES.iter().any(|(_, known, _)| *known == path), "{path} is no route");
+    }
+}
