@@ -93,7 +93,10 @@ impl Event {
     /// The topic under which it is shown.
     pub const fn topic(&self) -> Topic {
         match self {
-            Self::Health { .. } | Self::ConfigUpdated { .. } | Self::ServiceCrashed { .. } | Self::Shutdown { .. } => Topic::Kernel,
+            Self::Health { .. }
+            | Self::ConfigUpdated { .. }
+            | Self::ServiceCrashed { .. }
+            | Self::Shutdown { .. } => Topic::Kernel,
             _ => Topic::SvcRewarder,
         }
     }

@@ -251,12 +251,20 @@ impl Stages {
 }
 
 fn read<T: Value>(name: &str, text: &str, from: &str) -> Result<T, ConfigError> {
-    T::read(text).ok_or_else(|| ConfigError(format!("{name} = {text:?} ({from}) cannot be used: it has to be {}", T::WANTED)))
+    T::read(text).ok_or_else(|| {
+        ConfigError(format!("{name} = {text:?} ({from}) cannot be used: it has to be {}", T::WANTED))
+    })
 }
 
 fn unknown(name: &str, from: &str) -> String {
-    let near = Settings::NAMES.iter().copied().chain(["profile", "stages"]).min_by_key(|known| distance(name, known));
-    let hint = near.filter(|near| distance(name, near) <= 3).map_or(String::new(), |near| format!("; did you mean {near}?"));
+    let near = Settings::NAMES
+        .iter()
+        .copied()
+        .chain(["profile", "stages"])
+        .min_by_key(|known| distance(name, known));
+    let hint = near
+        .filter(|near| distance(name, near) <= 3)
+        .map_or(String::new(), |near| format!("; did you mean {near}?"));
     format!("{name} ({from}) is no setting of svc-rewarder: remove it or correct it{hint}")
 }
 
@@ -312,7 +320,8 @@ pub fn load(args: &ConfigArgs, environment: &Environment) -> Result<Settings, Co
 /// As [`load`].
 pub fn load_for_batch(args: &ConfigArgs, environment: &Environment) -> Result<Settings, ConfigError> {
     load_with(args, environment, |settings| {
-        settings.concurrency_compute_workers = Count(std::thread::available_parallelism().map_or(1, |n| n.get()));
+        settings.concurrency_compute_workers =
+            Count(std::thread::available_parallelism().map_or(1, |n| n.get()));
     })
 }
 
@@ -321,7 +330,10 @@ fn load_with(
     environment: &Environment,
     defaults: impl FnOnce(&mut Settings),
 ) -> Result<Settings, ConfigError> {
-    let path = args.config.clone().or_else(|| environment.get("RON_CONFIG").filter(|p| !p.is_empty()).map(PathBuf::from));
+    let path = args
+        .config
+        .clone()
+        .or_else(|| environment.get("RON_CONFIG").filter(|p| !p.is_empty()).map(PathBuf::from));
     let text = match &path {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|e| ConfigError(format!("the settings file {} cannot be read: {e}", path.display())))?,
@@ -347,13 +359,16 @@ fn layers(
     defaults: impl FnOnce(&mut Settings),
 ) -> Result<Settings, ConfigError> {
     let from = path.map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
-    let file: File = toml::from_str(text).map_err(|e| ConfigError(format!("{from} is not a settings file: {}", e.to_string().trim())))?;
+    let file: File = toml::from_str(text)
+        .map_err(|e| ConfigError(format!("{from} is not a settings file: {}", e.to_string().trim())))?;
     let named = match file.profile.as_deref() {
         None => None,
         Some("micronode") => Some(Profile::Micronode),
         Some("macronode") => Some(Profile::Macronode),
         Some(other) => {
-            return Err(ConfigError(format!("profile = {other:?} ({from}) cannot be used: it has to be micronode or macronode")));
+            return Err(ConfigError(format!(
+                "profile = {other:?} ({from}) cannot be used: it has to be micronode or macronode"
+            )));
         }
     };
     let mut settings = Settings::of(profile.or(named).unwrap_or_default());
@@ -377,9 +392,14 @@ fn layers(
     settings.stages = Stages::default_for(&settings.concurrency_compute_workers, &settings.work_queue_max);
     for (name, over) in &file.stages {
         let stage = settings.stages.get_mut(name).ok_or_else(|| {
-            ConfigError(format!("[stages.{name}] ({from}) names no stage: it has to be one of {}", Stages::NAMES.join(", ")))
+            ConfigError(format!(
+                "[stages.{name}] ({from}) names no stage: it has to be one of {}",
+                Stages::NAMES.join(", ")
+            ))
         })?;
-        *stage = stage.with(over).map_err(|e| ConfigError(format!("[stages.{name}] ({from}) cannot be used: {e}")))?;
+        *stage = stage
+            .with(over)
+            .map_err(|e| ConfigError(format!("[stages.{name}] ({from}) cannot be used: {e}")))?;
     }
     settings.consistent()?;
     Ok(settings)
@@ -389,7 +409,10 @@ impl Settings {
     /// What no single value can be blamed for.
     fn consistent(&self) -> Result<(), ConfigError> {
         if self.http_addr.port() != 0 && self.http_addr == self.metrics_addr {
-            return Err(ConfigError(format!("http_addr and metrics_addr are both {}: give one another port", self.http_addr)));
+            return Err(ConfigError(format!(
+                "http_addr and metrics_addr are both {}: give one another port",
+                self.http_addr
+            )));
         }
         if self.snapshot_max_bytes > self.store_max_bytes {
             return Err(ConfigError(format!(
@@ -426,17 +449,32 @@ mod tests {
     #[test]
     fn messages_name_key_value_and_fix() {
         let cases = [
-            ("max_inflght = 7", "max_inflght (f.toml) is no setting of svc-rewarder: remove it or correct it; did you mean max_inflight?"),
-            ("max_inflight = 0", "max_inflight = \"0\" (f.toml) cannot be used: it has to be a whole number from 1 to 1000000"),
-            ("http_addr = 'x'", "http_addr = \"x\" (f.toml) cannot be used: it has to be an address and port, such as 127.0.0.1:8080"),
+            (
+                "max_inflght = 7",
+                "max_inflght (f.toml) is no setting of svc-rewarder: remove it or correct it; did you mean max_inflight?",
+            ),
+            (
+                "max_inflight = 0",
+                "max_inflight = \"0\" (f.toml) cannot be used: it has to be a whole number from 1 to 1000000",
+            ),
+            (
+                "http_addr = 'x'",
+                "http_addr = \"x\" (f.toml) cannot be used: it has to be an address and port, such as 127.0.0.1:8080",
+            ),
             ("profile = 'x'", "profile = \"x\" (f.toml) cannot be used: it has to be micronode or macronode"),
-            ("[stages.x]\nwidth = 1", "[stages.x] (f.toml) names no stage: it has to be one of admit, decode, reward, emit"),
+            (
+                "[stages.x]\nwidth = 1",
+                "[stages.x] (f.toml) names no stage: it has to be one of admit, decode, reward, emit",
+            ),
         ];
         for (text, expected) in cases {
             assert_eq!(check(text, &[]).unwrap_err(), expected);
         }
         let error = check("", &[("LEDGER_DEADLINE_MS", "-1")]).unwrap_err();
-        assert_eq!(error, "ledger_deadline_ms = \"-1\" (environment LEDGER_DEADLINE_MS) cannot be used: it has to be a number of milliseconds from 1 to 86400000");
+        assert_eq!(
+            error,
+            "ledger_deadline_ms = \"-1\" (environment LEDGER_DEADLINE_MS) cannot be used: it has to be a number of milliseconds from 1 to 86400000"
+        );
         assert!(check("[stages.emit]\nwidth = 0", &[]).is_err());
         assert!(check("[stages.emit]\nwodth = 1", &[]).is_err());
     }
@@ -451,7 +489,11 @@ mod tests {
     #[test]
     fn a_reload_takes_clamps_and_names_the_rest() {
         let old = check("", &[]).unwrap();
-        let (next, ignored) = old.reloaded(check("max_inflight = 3\nhttp_addr = '127.0.0.1:1'", &[]).unwrap());
-        assert_eq!((next.max_inflight, next.http_addr, ignored), (Count(3), old.http_addr, vec!["http_addr"]));
+        let (next, ignored) =
+            old.reloaded(check("max_inflight = 3\nhttp_addr = '127.0.0.1:1'", &[]).unwrap());
+        assert_eq!(
+            (next.max_inflight, next.http_addr, ignored),
+            (Count(3), old.http_addr, vec!["http_addr"])
+        );
     }
 }

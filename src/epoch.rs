@@ -74,7 +74,8 @@ pub fn decode(
     let scores = Scores::merge(lanes, &actors).map_err(|unknown| {
         // A category's name is the tenant's own word and cannot be a secret; it is what has to be mended.
         let name = String::from_utf8_lossy(categories.name(unknown.category.into())).into_owned();
-        let detail = format!("row {} uses category {name:?}, which the policy's weights do not name", unknown.row);
+        let detail =
+            format!("row {} uses category {name:?}, which the policy's weights do not name", unknown.row);
         Refusal::new(Reason::UnknownCategory, detail)
     })?;
     Ok(ScoredEpoch { cid, header, rows, actors, scores, policy })

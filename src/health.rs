@@ -96,9 +96,13 @@ impl Health {
                 Ok(Stamped { event: Event::Health { missing, .. }, .. }) => hear(Some(missing)),
                 Ok(_) => {}
                 // A lost event may have been the one: look at what is true now.
-                Err(_) => hear(self.missing.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|causes| {
-                    causes.iter().map(|cause| cause.as_str()).collect()
-                })),
+                Err(_) => hear(
+                    self.missing
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .as_ref()
+                        .map(|causes| causes.iter().map(|cause| cause.as_str()).collect()),
+                ),
             }
         }
         hear(None);

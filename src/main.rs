@@ -74,7 +74,8 @@ fn serving(args: ServeArgs) -> Result<Drained, StartError> {
         .map_err(|e| StartError(format!("the async runtime cannot be started: {e}")))?;
     runtime.block_on(async {
         let bound = Bound::bind(&settings).await?;
-        let (service, pipeline) = Service::start(settings, (args.config, environment), args.brownout_allow).await?;
+        let (service, pipeline) =
+            Service::start(settings, (args.config, environment), args.brownout_allow).await?;
         edge::run(service, pipeline, bound, metrics).await
     })
 }

@@ -24,7 +24,8 @@ use rewarder_emit::{AttestKey, Deliverer, Outcome as Emitted};
 use rewarder_flow::{Door, Pipeline, Pool, Step};
 use rewarder_model::world::Clock;
 use rewarder_model::{
-    Attestation, Cid, EpochId, Intent, LedgerResult, Manifest, Policy, PolicyId, Reason, SnapshotHeader, Status, TenantId, run_key,
+    Attestation, Cid, EpochId, Intent, LedgerResult, Manifest, Policy, PolicyId, Reason, SnapshotHeader,
+    Status, TenantId, run_key,
 };
 use rewarder_reward::Outcome;
 use rewarder_store::{Claim, Kind, MANIFEST, Object, Part, Store, StoreError};
@@ -274,20 +275,23 @@ pub fn start(engine: &Arc<Engine>, stages: &Stages) -> (Entry, Pipeline<Answer>)
     });
     let [admit, decode, reward, emit] = Stages::NAMES;
     let it = engine.clone();
-    let to_emit = pipeline.last(emit, stages.emit, move |(request, timings, sealed): Carried<Box<Sealed>>, context| {
-        let it = it.clone();
-        async move { Step::Done(it.emit(request, timings, *sealed, context.entered).await) }
-    });
+    let to_emit =
+        pipeline.last(emit, stages.emit, move |(request, timings, sealed): Carried<Box<Sealed>>, context| {
+            let it = it.clone();
+            async move { Step::Done(it.emit(request, timings, *sealed, context.entered).await) }
+        });
     let it = engine.clone();
-    let to_reward = pipeline.stage(reward, stages.reward, to_emit, move |carried: Carried<Found<ScoredEpoch>>, _| {
-        let it = it.clone();
-        async move { step(it.reward(carried).await) }
-    });
+    let to_reward =
+        pipeline.stage(reward, stages.reward, to_emit, move |carried: Carried<Found<ScoredEpoch>>, _| {
+            let it = it.clone();
+            async move { step(it.reward(carried).await) }
+        });
     let it = engine.clone();
-    let to_decode = pipeline.stage(decode, stages.decode, to_reward, move |carried: Carried<Found<Admitted>>, _| {
-        let it = it.clone();
-        async move { step(it.decode(carried).await) }
-    });
+    let to_decode =
+        pipeline.stage(decode, stages.decode, to_reward, move |carried: Carried<Found<Admitted>>, _| {
+            let it = it.clone();
+            async move { step(it.decode(carried).await) }
+        });
     let it = engine.clone();
     let entry = pipeline.stage(admit, stages.admit, to_decode, move |submitted: Submitted, _| {
         let it = it.clone();
@@ -320,7 +324,9 @@ fn internal(error: &dyn std::fmt::Display) -> Refusal {
 }
 
 /// Runs what blocks on a thread that may block.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work).await.map_err(|e| internal(&e))?
 }
 
@@ -381,41 +387,63 @@ impl Engine {
         };
         let tenant = pass.tenant().clone();
         let Some(snapshot) = store.object(&tenant, Kind::Snapshot, &inputs_cid)? else {
-            let detail = format!("no snapshot {inputs_cid} was stored by this tenant; PUT /rewarder/snapshots/{inputs_cid} first");
+            let detail = format!(
+                "no snapshot {inputs_cid} was stored by this tenant; PUT /rewarder/snapshots/{inputs_cid} first"
+            );
             return Err(Refusal::new(Reason::InputsNotFound, detail));
         };
         let Some(policy) = store.object(&tenant, Kind::Policy, &policy_hash)? else {
-            let detail = format!("no policy {policy_hash} was stored by this tenant; PUT /rewarder/policies/{policy_hash} first");
+            let detail = format!(
+                "no policy {policy_hash} was stored by this tenant; PUT /rewarder/policies/{policy_hash} first"
+            );
             return Err(Refusal::new(Reason::PolicyNotFound, detail));
         };
         let bytes = policy.read_all(policy.len()).map_err(|e| internal(&e))?;
         if Cid::of(&bytes) != policy_hash {
             store.quarantine_corrupt(&policy_hash)?;
-            return Err(Refusal::new(Reason::PolicyNotFound, "the stored policy was damaged and set aside; upload it again"));
+            return Err(Refusal::new(
+                Reason::PolicyNotFound,
+                "the stored policy was damaged and set aside; upload it again",
+            ));
         }
         let policy = parse_policy(&bytes).and_then(|policy| {
             if *policy.id() == policy_id {
                 Ok(policy)
             } else {
-                Err(Refusal::new(Reason::PolicyInvalid, "the id inside the policy is not the policy_id of the request"))
+                Err(Refusal::new(
+                    Reason::PolicyInvalid,
+                    "the id inside the policy is not the policy_id of the request",
+                ))
             }
         });
         if policy.is_ok()
-            && let Some(sealed) = self.stored_run(store, &tenant, &run_key(&epoch, &policy_hash, &inputs_cid))?
+            && let Some(sealed) =
+                self.stored_run(store, &tenant, &run_key(&epoch, &policy_hash, &inputs_cid))?
         {
             pass.pool(sealed.manifest.totals.pool_minor_units).map_err(Refusal::from)?;
             return Ok(Found::Stored(Box::new(sealed)));
         }
         let admits = Box::new(move |header: &SnapshotHeader| {
             if header.tenant != *pass.tenant() {
-                return Err(Refusal::new(Reason::Tenant, "rewarder.tenant in the snapshot is another tenant than the capability's"));
+                return Err(Refusal::new(
+                    Reason::Tenant,
+                    "rewarder.tenant in the snapshot is another tenant than the capability's",
+                ));
             }
             if header.epoch != epoch {
-                return Err(Refusal::new(Reason::EpochMismatch, "rewarder.epoch in the snapshot is not the epoch of the path"));
+                return Err(Refusal::new(
+                    Reason::EpochMismatch,
+                    "rewarder.epoch in the snapshot is not the epoch of the path",
+                ));
             }
             pass.pool(header.pool).map_err(Refusal::from)
         });
-        Ok(Found::Fresh(Admitted { snapshot: stored_source(snapshot), policy, expected: Some(inputs_cid), admits }))
+        Ok(Found::Fresh(Admitted {
+            snapshot: stored_source(snapshot),
+            policy,
+            expected: Some(inputs_cid),
+            admits,
+        }))
     }
 
     fn stored_run(&self, store: &Store, tenant: &TenantId, run_key: &Cid) -> Result<Option<Sealed>, Refusal> {
@@ -436,7 +464,10 @@ impl Engine {
     }
 
     /// Verifies, decodes and scores.
-    async fn decode(self: &Arc<Self>, carried: Carried<Found<Admitted>>) -> Result<Carried<Found<ScoredEpoch>>, Refusal> {
+    async fn decode(
+        self: &Arc<Self>,
+        carried: Carried<Found<Admitted>>,
+    ) -> Result<Carried<Found<ScoredEpoch>>, Refusal> {
         let (request, mut timings, found) = carried;
         let admitted = match found {
             Found::Stored(sealed) => return Ok((request, timings, Found::Stored(sealed))),
@@ -453,7 +484,9 @@ impl Engine {
             })
             .await
             .map_err(|e| internal(&e))?;
-        if let (Err(Refusal { reason: Reason::CidMismatch, .. }), Some(cid), Some(store)) = (&scored, expected, &self.store) {
+        if let (Err(Refusal { reason: Reason::CidMismatch, .. }), Some(cid), Some(store)) =
+            (&scored, expected, &self.store)
+        {
             // It was verified when it came: the disk has changed it. Set aside, so that the next upload heals it.
             tracing::error!(%cid, "a stored snapshot does not have its CID any more");
             store.quarantine_corrupt(&cid)?;
@@ -464,7 +497,10 @@ impl Engine {
     }
 
     /// Allocates, checks, seals, signs and stores.
-    async fn reward(self: &Arc<Self>, carried: Carried<Found<ScoredEpoch>>) -> Result<Carried<Box<Sealed>>, Refusal> {
+    async fn reward(
+        self: &Arc<Self>,
+        carried: Carried<Found<ScoredEpoch>>,
+    ) -> Result<Carried<Box<Sealed>>, Refusal> {
         let (request, mut timings, found) = carried;
         let scored = match found {
             Found::Stored(sealed) => return Ok((request, timings, sealed)),
@@ -498,7 +534,8 @@ impl Engine {
             let manifest = &outcome.manifest;
             let attested = serde_json::to_vec(&attestation).map_err(|e| internal(&e))?;
             let derivation = serde_json::to_vec(&Kept::of(&outcome, &names)).map_err(|e| internal(&e))?;
-            let mut text = |to: &mut dyn Write| outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece));
+            let mut text =
+                |to: &mut dyn Write| outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece));
             let mut arrow = |to: &mut dyn Write| table::write_arrow(&outcome, &names, policy.scale(), to);
             store.put_run(
                 &manifest.tenant,
@@ -514,8 +551,9 @@ impl Engine {
             )?;
         }
         if let Some(out) = &self.out {
-            self.leave(out, &outcome, &names, policy)
-                .map_err(|e| Refusal::new(Reason::Internal, format!("{} cannot be written: {e}", out.dir.display())))?;
+            self.leave(out, &outcome, &names, policy).map_err(|e| {
+                Refusal::new(Reason::Internal, format!("{} cannot be written: {e}", out.dir.display()))
+            })?;
         }
         Ok(Sealed {
             manifest: outcome.manifest.clone(),
@@ -538,7 +576,9 @@ impl Engine {
             kept: Kept::of(outcome, names),
         };
         write_file(&out.dir, "manifest.json", |to| to.write_all(&outcome.manifest_bytes))?;
-        write_file(&out.dir, part::TEXT, |to| outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece)))?;
+        write_file(&out.dir, part::TEXT, |to| {
+            outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece))
+        })?;
         write_file(&out.dir, part::ARROW, |to| table::write_arrow(outcome, names, policy.scale(), to))?;
         write_file(&out.dir, RECORD, |to| Ok(serde_json::to_writer(to, &record)?))
     }
@@ -554,12 +594,20 @@ impl Engine {
         self.bus.publish(self.clock.unix(), Event::EmissionLatched { kind });
         Refusal::new(
             Reason::Invariant,
-            format!("the result failed a check of ours ({kind}) and was thrown away; emission is off until an operator releases it"),
+            format!(
+                "the result failed a check of ours ({kind}) and was thrown away; emission is off until an operator releases it"
+            ),
         )
     }
 
     /// Claims the epoch and delivers the intent, unless there is nothing to deliver.
-    async fn emit(self: &Arc<Self>, request: Request, mut timings: Timings, sealed: Sealed, entered: Duration) -> Answer {
+    async fn emit(
+        self: &Arc<Self>,
+        request: Request,
+        mut timings: Timings,
+        sealed: Sealed,
+        entered: Duration,
+    ) -> Answer {
         let begun = self.clock.monotonic();
         let Sealed { manifest, manifest_bytes, commitment, attestation, computed, settled } = sealed;
         let (mut ledger, mut quarantine, mut volatile) = (LedgerResult::None, false, false);
@@ -607,30 +655,42 @@ impl Engine {
             inputs_cid: manifest.inputs.cid,
         };
         let conflict = |other: &Cid| {
-            let detail = format!("epoch {} of this tenant already has run {other}; an epoch is paid once", intent.epoch_id);
+            let detail = format!(
+                "epoch {} of this tenant already has run {other}; an epoch is paid once",
+                intent.epoch_id
+            );
             Refusal::new(Reason::EpochConflict, detail)
         };
         let mut claim = Claim::Same;
         if let Some(store) = &self.store {
             let (store, intent) = (store.clone(), intent.clone());
-            claim = blocking(move || Ok(store.claim_epoch(&intent.tenant, &intent.epoch_id, &intent.run_key)?)).await?;
+            claim =
+                blocking(move || Ok(store.claim_epoch(&intent.tenant, &intent.epoch_id, &intent.run_key)?))
+                    .await?;
             if let Claim::Conflict(other) = claim {
                 return Err(conflict(&other));
             }
         }
         let delivered = deliverer.deliver(intent.clone()).await.map_err(|e| {
             let refusal = Refusal::new(e.reason(), e.to_string());
-            if e.reason() == Reason::Internal { internal(&e) } else { refusal.retry_after(Duration::from_secs(30)) }
+            if e.reason() == Reason::Internal {
+                internal(&e)
+            } else {
+                refusal.retry_after(Duration::from_secs(30))
+            }
         });
         // When it is certain that nothing of this run is with the ledger or in quarantine, it must not keep another run of
         // the epoch from being paid. A claim that stood before may belong to an intent in quarantine and stays.
         let nothing_sent = match &delivered {
             Ok(delivered) => matches!(delivered.outcome, Emitted::Conflict(_)),
-            Err(refusal) => claim == Claim::Claimed && matches!(refusal.reason, Reason::Latched | Reason::SpoolFull),
+            Err(refusal) => {
+                claim == Claim::Claimed && matches!(refusal.reason, Reason::Latched | Reason::SpoolFull)
+            }
         };
         if let (true, Some(store)) = (nothing_sent, &self.store) {
             let (store, intent) = (store.clone(), intent.clone());
-            blocking(move || Ok(store.release_claim(&intent.tenant, &intent.epoch_id, &intent.run_key)?)).await?;
+            blocking(move || Ok(store.release_claim(&intent.tenant, &intent.epoch_id, &intent.run_key)?))
+                .await?;
         }
         let delivered = delivered?;
         if let Some(store) = &self.store {
@@ -640,9 +700,10 @@ impl Engine {
         match &delivered.outcome {
             Emitted::Accepted | Emitted::Dup | Emitted::Held { .. } => Ok(delivered),
             Emitted::Conflict(record) => Err(conflict(&record.run_key)),
-            Emitted::Refused { detail } => {
-                Err(Refusal::new(Reason::LedgerRefused, format!("the ledger refused the intent, which is held for an operator: {detail}")))
-            }
+            Emitted::Refused { detail } => Err(Refusal::new(
+                Reason::LedgerRefused,
+                format!("the ledger refused the intent, which is held for an operator: {detail}"),
+            )),
             Emitted::ForeignDup(_) => {
                 self.bus.publish(self.clock.unix(), Event::EmissionLatched { kind: "foreign_dup" });
                 Err(Refusal::new(
@@ -663,7 +724,8 @@ impl Engine {
         let (Some(store), Some(deliverer)) = (&self.store, &self.deliverer) else { return Ok(false) };
         let (it, store, tenant, run_key) = (self.clone(), store.clone(), tenant.clone(), *run_key);
         let open = blocking(move || {
-            let undelivered = store.run(&tenant, &run_key)?.is_some_and(|run| matches!(run.delivery(), Ok(None)));
+            let undelivered =
+                store.run(&tenant, &run_key)?.is_some_and(|run| matches!(run.delivery(), Ok(None)));
             if undelivered { it.stored_run(&store, &tenant, &run_key) } else { Ok(None) }
         });
         let Some(sealed) = open.await? else { return Ok(false) };
@@ -686,5 +748,6 @@ pub fn is_settled(json: &[u8]) -> bool {
     struct Record {
         result: String,
     }
-    serde_json::from_slice::<Record>(json).is_ok_and(|record| matches!(record.result.as_str(), "accepted" | "dup"))
+    serde_json::from_slice::<Record>(json)
+        .is_ok_and(|record| matches!(record.result.as_str(), "accepted" | "dup"))
 }

@@ -42,7 +42,8 @@ pub enum Found {
 /// Looks for an actor in canonical text, by binary search.
 pub fn find(text: &[u8], actor: &[u8]) -> Found {
     let line_start = |at: usize| text[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |lf| lf + 1);
-    let line_end = |at: usize| text[at..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |lf| at + lf + 1);
+    let line_end =
+        |at: usize| text[at..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |lf| at + lf + 1);
     let name = |start: usize| {
         let line = &text[start..line_end(start)];
         &line[..line.iter().rposition(|byte| *byte == b'\t').unwrap_or(line.len())]
@@ -120,7 +121,8 @@ fn chaining_value(bytes: &[u8], offset: u64) -> ChainingValue {
         return blake3::Hasher::new().set_input_offset(offset).update(bytes).finalize_non_root();
     }
     let (left, right) = bytes.split_at(left_subtree_len(len) as usize);
-    let (a, b) = rayon::join(|| chaining_value(left, offset), || chaining_value(right, offset + left.len() as u64));
+    let (a, b) =
+        rayon::join(|| chaining_value(left, offset), || chaining_value(right, offset + left.len() as u64));
     merge_subtrees_non_root(&a, &b, Mode::Hash)
 }
 
@@ -155,7 +157,9 @@ impl Proof {
         }
         let slice = STANDARD.decode(&self.slice).map_err(|_| ProofError::Base64)?;
         let refuse = |e: std::io::Error| ProofError::Slice(e.to_string());
-        if slice.get(..8) != Some(&self.length.to_le_bytes()) || self.offset.checked_add(self.len).is_none_or(|end| end > self.length) {
+        if slice.get(..8) != Some(&self.length.to_le_bytes())
+            || self.offset.checked_add(self.len).is_none_or(|end| end > self.length)
+        {
             return Err(ProofError::Slice("offset, len and length do not go together".into()));
         }
         let hash = blake3::Hash::from_bytes(*root.as_bytes());
@@ -203,11 +207,20 @@ mod tests {
         for len in [0usize, 1, 1023, 1024, 1025, 2048, 2049, 5000, 70_000] {
             let text: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
             let (encoded, _) = bao::encode::encode(&text);
-            for (start, end) in [(0, 0), (0, 1), (0, len), (len / 2, len / 2 + 10), (len.saturating_sub(1), len), (len, len), (1000, 1030)] {
+            for (start, end) in [
+                (0, 0),
+                (0, 1),
+                (0, len),
+                (len / 2, len / 2 + 10),
+                (len.saturating_sub(1), len),
+                (len, len),
+                (1000, 1030),
+            ] {
                 let range = start.min(len)..end.min(len).max(start.min(len));
                 let mut expected = Vec::new();
                 let cursor = std::io::Cursor::new(&encoded);
-                let mut extractor = bao::encode::SliceExtractor::new(cursor, range.start as u64, range.len() as u64);
+                let mut extractor =
+                    bao::encode::SliceExtractor::new(cursor, range.start as u64, range.len() as u64);
                 std::io::Read::read_to_end(&mut extractor, &mut expected).unwrap();
                 assert_eq!(slice(&text, range.clone()), expected, "{len} {range:?}");
             }
@@ -220,13 +233,19 @@ mod tests {
             let text = table(n);
             let root = Cid::of(&text);
             for i in (0..n.max(1)).step_by(n / 50 + 1) {
-                for (name, expected) in [(format!("actor-{:06}", 2 * i), (n > 0).then_some(i as u128 * 31 + 1)), (format!("actor-{:06}", 2 * i + 1), None)] {
+                for (name, expected) in [
+                    (format!("actor-{:06}", 2 * i), (n > 0).then_some(i as u128 * 31 + 1)),
+                    (format!("actor-{:06}", 2 * i + 1), None),
+                ] {
                     let proof = prove(&text, root, &find(&text, name.as_bytes()));
                     assert_eq!(proof.verify(&root, name.as_bytes()), Ok(expected), "{n} {name}");
                 }
             }
             for name in ["", "a", "zzz"] {
-                assert_eq!(prove(&text, root, &find(&text, name.as_bytes())).verify(&root, name.as_bytes()), Ok(None));
+                assert_eq!(
+                    prove(&text, root, &find(&text, name.as_bytes())).verify(&root, name.as_bytes()),
+                    Ok(None)
+                );
             }
         }
     }

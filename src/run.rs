@@ -140,12 +140,19 @@ fn attempt(args: &RunArgs) -> Result<u8, Refusal> {
     }
     let source = open(&args.inputs)?;
     let policy = std::fs::read(&args.policy).map_err(|e| {
-        Refusal::new(Reason::PolicyNotFound, format!("the policy {} cannot be read: {e}", args.policy.display()))
+        Refusal::new(
+            Reason::PolicyNotFound,
+            format!("the policy {} cannot be read: {e}", args.policy.display()),
+        )
     })?;
     if policy.len() as u64 > settings.req_body_max_bytes {
-        return Err(Refusal::new(Reason::PolicyInvalid, format!("the policy is larger than {} bytes", settings.req_body_max_bytes)));
+        return Err(Refusal::new(
+            Reason::PolicyInvalid,
+            format!("the policy is larger than {} bytes", settings.req_body_max_bytes),
+        ));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| fault(&e))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| fault(&e))?;
     let (answer, floor) = runtime.block_on(compute(args, &settings, source.clone(), policy.clone()))?;
     let done = answer?;
     if let Some(refusal) = done.unpayable() {
@@ -173,8 +180,9 @@ fn fault(e: &dyn std::fmt::Display) -> Refusal {
 /// `inputs_not_found`.
 pub fn open(path: &Path) -> Result<SharedSource, Refusal> {
     let opened = std::fs::File::open(path).and_then(FileSource::new);
-    let source = opened
-        .map_err(|e| Refusal::new(Reason::InputsNotFound, format!("the snapshot {} cannot be read: {e}", path.display())))?;
+    let source = opened.map_err(|e| {
+        Refusal::new(Reason::InputsNotFound, format!("the snapshot {} cannot be read: {e}", path.display()))
+    })?;
     Ok(Arc::new(source))
 }
 
@@ -201,7 +209,11 @@ async fn compute(
     let engine = Engine {
         pool,
         store: None,
-        out: Some(pipeline::Out { dir: args.out.clone(), inputs: args.inputs.clone(), policy: policy.clone() }),
+        out: Some(pipeline::Out {
+            dir: args.out.clone(),
+            inputs: args.inputs.clone(),
+            policy: policy.clone(),
+        }),
         deliverer,
         key,
         bus: Bus::new(),
@@ -213,7 +225,9 @@ async fn compute(
     let request = Request { corr_id: "run".into(), dry_run: args.dry_run, progress };
     let (ticket, answer) = ticket("run".into(), clock.monotonic(), None);
     let submitted = Submitted { request, inputs: Inputs::Given { snapshot, policy } };
-    entry.try_push(Envelope { ticket, payload: submitted }).map_err(|_| fault(&"the pipeline took no job"))?;
+    entry
+        .try_push(Envelope { ticket, payload: submitted })
+        .map_err(|_| fault(&"the pipeline took no job"))?;
     let answer = answer.await.unwrap_or_else(|unanswered| Err(fault(&unanswered)));
     if let Some(bar) = bar {
         bar.abort();
@@ -287,7 +301,11 @@ pub fn summary(done: &Done, args: &RunArgs) -> String {
     line("policy", format!("{} ({})", manifest.policy.id, manifest.policy.hash));
     line(
         "work",
-        format!("{} rows of {} actors", grouped(&manifest.inputs.rows.to_string()), grouped(&manifest.inputs.actors.to_string())),
+        format!(
+            "{} rows of {} actors",
+            grouped(&manifest.inputs.rows.to_string()),
+            grouped(&manifest.inputs.actors.to_string())
+        ),
     );
     let asset = &totals.asset;
     let cut = if totals.budget_minor_units < totals.pool_minor_units {
@@ -304,13 +322,16 @@ pub fn summary(done: &Done, args: &RunArgs) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<13} {value}");
     };
-    line("ledger", match (done.ledger, done.quarantine, args.dry_run) {
-        (LedgerResult::Accepted, ..) => "accepted: this epoch is settled".into(),
-        (LedgerResult::Dup, ..) => "dup: this epoch was settled before, with this very run".into(),
-        (_, true, _) => "not delivered; held in quarantine and sent again when the service runs".into(),
-        (_, _, true) => "not told: a dry run".into(),
-        _ => "not told".into(),
-    });
+    line(
+        "ledger",
+        match (done.ledger, done.quarantine, args.dry_run) {
+            (LedgerResult::Accepted, ..) => "accepted: this epoch is settled".into(),
+            (LedgerResult::Dup, ..) => "dup: this epoch was settled before, with this very run".into(),
+            (_, true, _) => "not delivered; held in quarantine and sent again when the service runs".into(),
+            (_, _, true) => "not told: a dry run".into(),
+            _ => "not told".into(),
+        },
+    );
     line("commitment", done.commitment.to_string());
     line("root", format!("{}  (b3sum allocations.tsv)", manifest.allocations_root));
     line("files", format!("{}/{{manifest.json, allocations.tsv, allocations.arrow}}", args.out.display()));
@@ -338,10 +359,15 @@ fn details(outcome: &Outcome, names: &Dictionary, paid: u128) -> String {
         }
     });
     if !top.is_empty() {
-        let _ = writeln!(text, "\n  {:>4}  {:<44} {:>20} {:>9} {:>22}", "", "who gets most", "payout", "of paid", "score");
+        let _ = writeln!(
+            text,
+            "\n  {:>4}  {:<44} {:>20} {:>9} {:>22}",
+            "", "who gets most", "payout", "of paid", "score"
+        );
         for (at, Reverse((payout, Reverse(name), score))) in top.into_sorted_vec().into_iter().enumerate() {
             let name = String::from_utf8_lossy(&name).into_owned();
-            let shown: String = if name.chars().count() > 44 { name.chars().take(43).chain(['…']).collect() } else { name };
+            let shown: String =
+                if name.chars().count() > 44 { name.chars().take(43).chain(['…']).collect() } else { name };
             let mark = if payout == cap { "*" } else { " " };
             let _ = writeln!(
                 text,
@@ -374,7 +400,10 @@ fn details(outcome: &Outcome, names: &Dictionary, paid: u128) -> String {
         }
     };
     if derivation.tariff {
-        because(residual, "nobody earned it: the price list demands no more, or less than the smallest payout");
+        because(
+            residual,
+            "nobody earned it: the price list demands no more, or less than the smallest payout",
+        );
     } else {
         // Everybody with a score who is not paid fell below the smallest payout.
         let unpaid = outcome.scores.positive.saturating_sub(totals.recipients);
@@ -415,7 +444,13 @@ fn profile(done: &Done, floor: Duration, bytes: u64) -> String {
         let _ = writeln!(text, "  {name:<28} {ms:>10.2} {:>9.2}", ms / floor);
     }
     let peak = telemetry::peak_resident_bytes().unwrap_or(0);
-    let _ = writeln!(text, "  {:<28} {:>10} MiB of {} MiB snapshot", "peak resident memory", peak >> 20, bytes >> 20);
+    let _ = writeln!(
+        text,
+        "  {:<28} {:>10} MiB of {} MiB snapshot",
+        "peak resident memory",
+        peak >> 20,
+        bytes >> 20
+    );
     text
 }
 
@@ -423,7 +458,11 @@ fn profile(done: &Done, floor: Duration, bytes: u64) -> String {
 ///
 /// # Errors
 /// The file system's.
-pub fn write_file(dir: &Path, name: &str, write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>) -> std::io::Result<()> {
+pub fn write_file(
+    dir: &Path,
+    name: &str,
+    write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let temporary = dir.join(format!(".{name}.{}", std::process::id()));
     let result = (|| {
         let mut file = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(&temporary)?);

@@ -13,9 +13,9 @@ use rewarder_admit::check::Pass;
 use rewarder_admit::single_flight::Follow;
 use rewarder_admit::{Checker, Inflight, Inside, Keyring, Limiter, Limits, LocalVerifier, SingleFlight};
 use rewarder_emit::{
-    Answer as LedgerSaid, AttestKey, Audit, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig, HttpLedger, Latch, Ledger, LedgerError, LedgerUrl,
-    Quarantine,
-    QuarantineConfig, Record as LedgerRecord, ReemitConfig, Surroundings, Verdict,
+    Answer as LedgerSaid, AttestKey, Audit, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
+    HttpLedger, Latch, Ledger, LedgerError, LedgerUrl, Quarantine, QuarantineConfig, Record as LedgerRecord,
+    ReemitConfig, Surroundings, Verdict,
 };
 use rewarder_flow::{Controls, Envelope, Pipeline, Pool, PushError, Unanswered, ticket};
 use rewarder_model::world::{BoxFuture, Clock, Entropy};
@@ -116,11 +116,17 @@ fn state_dir(settings: &Settings) -> Option<&Path> {
 ///
 /// # Errors
 /// When it cannot be had.
-pub async fn ledger(url: &LedgerUrl, state_dir: Option<&Path>, clock: &dyn Clock) -> Result<Arc<dyn Ledger>, StartError> {
+pub async fn ledger(
+    url: &LedgerUrl,
+    state_dir: Option<&Path>,
+    clock: &dyn Clock,
+) -> Result<Arc<dyn Ledger>, StartError> {
     Ok(match url {
-        LedgerUrl::Embedded => {
-            Arc::new(EmbeddedLedger::open(state_dir, clock).await.map_err(|e| failed("the embedded ledger cannot be opened")(&e))?)
-        }
+        LedgerUrl::Embedded => Arc::new(
+            EmbeddedLedger::open(state_dir, clock)
+                .await
+                .map_err(|e| failed("the embedded ledger cannot be opened")(&e))?,
+        ),
         LedgerUrl::Http(base) => Arc::new(HttpLedger::new(base)),
     })
 }
@@ -161,14 +167,21 @@ pub async fn deliverer(
 ) -> Result<Arc<Deliverer>, StartError> {
     let dir = state_dir(settings);
     if let Some(dir) = dir {
-        std::fs::create_dir_all(dir).map_err(|e| failed(&format!("the state directory {} cannot be made", dir.display()))(&e))?;
+        std::fs::create_dir_all(dir)
+            .map_err(|e| failed(&format!("the state directory {} cannot be made", dir.display()))(&e))?;
     }
     let audit = Arc::new(Audit::open(dir).map_err(|e| failed("the audit log cannot be opened")(&e))?);
-    let latch = Arc::new(Latch::open(dir, audit).map_err(|e| failed("the emission latch cannot be read")(&e))?);
-    let quarantine = QuarantineConfig { entries_max: settings.quarantine_max_entries.0 as u64, bytes_max: settings.quarantine_max_bytes };
-    let quarantine =
-        Quarantine::open(dir, quarantine, &**clock).await.map_err(|e| failed("the quarantine buffer cannot be opened")(&e))?;
-    let ledger = if brownout { Arc::new(Brownout) } else { ledger(&settings.ledger_url, dir, &**clock).await? };
+    let latch =
+        Arc::new(Latch::open(dir, audit).map_err(|e| failed("the emission latch cannot be read")(&e))?);
+    let quarantine = QuarantineConfig {
+        entries_max: settings.quarantine_max_entries.0 as u64,
+        bytes_max: settings.quarantine_max_bytes,
+    };
+    let quarantine = Quarantine::open(dir, quarantine, &**clock)
+        .await
+        .map_err(|e| failed("the quarantine buffer cannot be opened")(&e))?;
+    let ledger =
+        if brownout { Arc::new(Brownout) } else { ledger(&settings.ledger_url, dir, &**clock).await? };
     let around = Surroundings { ledger, quarantine, latch, clock: clock.clone(), entropy: entropy.clone() };
     let deadline = Duration::from(settings.ledger_deadline_ms);
     let delivery = DeliveryConfig {
@@ -204,12 +217,15 @@ impl Service {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let dir = state_dir(&settings);
         let deliverer = deliverer(&settings, &clock, &entropy, brownout).await?;
-        let key = AttestKey::open(dir, &*entropy).map_err(|e| failed("the attestation key cannot be opened")(&e))?;
-        let store = StoreConfig { dir: dir.map(|dir| dir.join("store")), store_bytes_max: settings.store_max_bytes };
+        let key = AttestKey::open(dir, &*entropy)
+            .map_err(|e| failed("the attestation key cannot be opened")(&e))?;
+        let store =
+            StoreConfig { dir: dir.map(|dir| dir.join("store")), store_bytes_max: settings.store_max_bytes };
         let store = Store::open(&store).map_err(|e| failed("the sealed store cannot be opened")(&e))?;
         let keyring = Keyring::load(&settings.cap_keys_file).map_err(|e| failed("cap_keys_file")(&e))?;
         let verifier = Arc::new(LocalVerifier::new(keyring));
-        let pool = Pool::new(nonzero(settings.concurrency_compute_workers)).map_err(|e| failed("the compute pool")(&e))?;
+        let pool = Pool::new(nonzero(settings.concurrency_compute_workers))
+            .map_err(|e| failed("the compute pool")(&e))?;
         let bus = Bus::new();
         let engine = Arc::new(Engine {
             pool,
@@ -264,7 +280,10 @@ impl Service {
 
     /// Delivery.
     pub fn deliverer(&self) -> Result<&Arc<Deliverer>, Refusal> {
-        self.engine.deliverer.as_ref().ok_or_else(|| Refusal::new(Reason::Internal, "the service has no ledger"))
+        self.engine
+            .deliverer
+            .as_ref()
+            .ok_or_else(|| Refusal::new(Reason::Internal, "the service has no ledger"))
     }
 
     /// Canonical texts that were asked for lately.
@@ -296,7 +315,10 @@ impl Service {
     /// `over_capacity`, or `draining`.
     pub fn enter(&self) -> Result<Inside, Refusal> {
         if self.is_draining() {
-            return Err(Refusal::new(Reason::Draining, "the service is shutting down; send it to another replica"));
+            return Err(Refusal::new(
+                Reason::Draining,
+                "the service is shutting down; send it to another replica",
+            ));
         }
         self.inflight.enter().map_err(refused)
     }
@@ -322,8 +344,11 @@ impl Service {
             return Err(Refusal::new(Reason::Latched, detail).retry_after(Duration::from_secs(60)));
         }
         if dry_run && self.deliverer()?.latch().is_set() && !self.settings().latched_dry_runs {
-            return Err(Refusal::new(Reason::Latched, "emission is latched off, and the settings do not answer dry runs meanwhile")
-                .retry_after(Duration::from_secs(60)));
+            return Err(Refusal::new(
+                Reason::Latched,
+                "emission is latched off, and the settings do not answer dry runs meanwhile",
+            )
+            .retry_after(Duration::from_secs(60)));
         }
         let joined = self.flights.join((tenant.clone(), key, dry_run)).map_err(refused)?;
         let Some(lead) = joined.lead else {
@@ -331,14 +356,22 @@ impl Service {
             return Ok(Computing::Joined(joined.answer, Some(inside)));
         };
         let request = Request { corr_id: corr_id.clone(), dry_run, progress: Arc::default() };
-        let inputs = Inputs::Stored { pass: Box::new(pass), epoch: epoch.clone(), inputs_cid, policy_id, policy_hash };
+        let inputs =
+            Inputs::Stored { pass: Box::new(pass), epoch: epoch.clone(), inputs_cid, policy_id, policy_hash };
         let entered = self.clock().monotonic();
         let (ticket, answer) = ticket(tenant.as_str().into(), entered, Some(Box::new(inside)));
-        self.entry.try_push(Envelope { ticket, payload: Submitted { request, inputs } }).map_err(|e| match e {
-            PushError::Full(_) => Refusal::new(Reason::QueueFull, "as many jobs wait as WORK_QUEUE_MAX allows; nothing was started")
+        self.entry.try_push(Envelope { ticket, payload: Submitted { request, inputs } }).map_err(
+            |e| match e {
+                PushError::Full(_) => Refusal::new(
+                    Reason::QueueFull,
+                    "as many jobs wait as WORK_QUEUE_MAX allows; nothing was started",
+                )
                 .retry_after(Duration::from_secs(1)),
-            PushError::Closed(_) => Refusal::new(Reason::Draining, "the service is shutting down; send it to another replica"),
-        })?;
+                PushError::Closed(_) => {
+                    Refusal::new(Reason::Draining, "the service is shutting down; send it to another replica")
+                }
+            },
+        )?;
         self.bus().publish(self.clock().unix(), Event::JobAdmitted { corr_id: corr_id.clone() });
         let job = (tenant, epoch);
         lock(&self.jobs).set(job.clone(), JobState::Running);
@@ -360,13 +393,19 @@ impl Service {
         dry_run: bool,
         pass: &Pass,
     ) -> Result<Option<Arc<Done>>, Refusal> {
-        let Some(done) = lock(&self.recent).runs.get(&(tenant.clone(), *key)).cloned() else { return Ok(None) };
+        let Some(done) = lock(&self.recent).runs.get(&(tenant.clone(), *key)).cloned() else {
+            return Ok(None);
+        };
         if done.manifest.policy.id != *policy_id {
             return Ok(None);
         }
         pass.pool(done.manifest.totals.pool_minor_units)?;
         // A dry run of a settled run tells nothing about the ledger; a settled one told again is a dup.
-        let ledger = if dry_run || done.manifest.status == Status::Unpayable { LedgerResult::None } else { LedgerResult::Dup };
+        let ledger = if dry_run || done.manifest.status == Status::Unpayable {
+            LedgerResult::None
+        } else {
+            LedgerResult::Dup
+        };
         Ok(Some(Arc::new(done.again(ledger))))
     }
 
@@ -407,7 +446,8 @@ impl Service {
                 }
             }
         }
-        self.bus().publish(self.clock().unix(), Event::JobDone { corr_id: corr_id.to_owned(), status: reason });
+        self.bus()
+            .publish(self.clock().unix(), Event::JobDone { corr_id: corr_id.to_owned(), status: reason });
     }
 
     /// Reads the settings again and applies what a running service can change; jobs under way are not touched.
@@ -417,9 +457,13 @@ impl Service {
     pub fn reload(&self) -> Result<(), ConfigError> {
         let (args, environment) = &self.origin;
         let (next, restart_needed) = self.settings().reloaded(config::load(args, environment)?);
-        let keyring = Keyring::load(&next.cap_keys_file).map_err(|e| ConfigError(format!("cap_keys_file: {e}")))?;
+        let keyring =
+            Keyring::load(&next.cap_keys_file).map_err(|e| ConfigError(format!("cap_keys_file: {e}")))?;
         self.verifier.reload(keyring);
-        self.engine.pool.resize(nonzero(next.concurrency_compute_workers)).map_err(|e| ConfigError(e.to_string()))?;
+        self.engine
+            .pool
+            .resize(nonzero(next.concurrency_compute_workers))
+            .map_err(|e| ConfigError(e.to_string()))?;
         self.limiter.reload(limits(&next));
         self.inflight.resize(nonzero(next.max_inflight));
         self.checker.reload(next.cap_budget_ms.into());
@@ -451,7 +495,9 @@ impl Service {
             match self.engine.redeliver(&tenant, &run_key).await {
                 Ok(false) => {}
                 Ok(true) => tracing::info!(%run_key, "a run that a crash had left undelivered was delivered"),
-                Err(refusal) => tracing::warn!(%run_key, %epoch, %refusal, "a run that a crash had left undelivered was not delivered"),
+                Err(refusal) => {
+                    tracing::warn!(%run_key, %epoch, %refusal, "a run that a crash had left undelivered was not delivered")
+                }
             }
         }
     }
@@ -462,11 +508,15 @@ impl Service {
         let it = self.clone();
         let settled = move |intent: &Intent, delivered: &rewarder_emit::Delivered| {
             if let Ok(store) = it.store()
-                && let Err(error) = store.set_delivery(&intent.tenant, &intent.run_key, &delivered.to_json(intent))
+                && let Err(error) =
+                    store.set_delivery(&intent.tenant, &intent.run_key, &delivered.to_json(intent))
             {
                 tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
             }
-            it.bus().publish(it.clock().unix(), Event::IntentReemitted { result: delivered.ledger_result().as_str() });
+            it.bus().publish(
+                it.clock().unix(),
+                Event::IntentReemitted { result: delivered.ledger_result().as_str() },
+            );
         };
         deliverer.reemit_until(stop, settled).await;
     }
@@ -487,8 +537,12 @@ fn refused(refused: rewarder_admit::Refused) -> Refusal {
 
 fn unanswered_refusal(unanswered: &Unanswered) -> Refusal {
     match unanswered {
-        Unanswered::Lost => Refusal::new(Reason::Draining, "the job was cut off by a shutdown; submit it again"),
-        Unanswered::Panicked { .. } => Refusal::new(Reason::Internal, "the service failed on this job; its log says how"),
+        Unanswered::Lost => {
+            Refusal::new(Reason::Draining, "the job was cut off by a shutdown; submit it again")
+        }
+        Unanswered::Panicked { .. } => {
+            Refusal::new(Reason::Internal, "the service failed on this job; its log says how")
+        }
     }
 }
 
@@ -524,7 +578,8 @@ impl Computing {
         match self {
             Self::Known(done) => Ok(done),
             Self::Joined(answer, _inside) => answer.answer().await.unwrap_or_else(|_| {
-                Err(Refusal::new(Reason::QueueFull, "the job was not taken in; submit it again").retry_after(Duration::from_secs(1)))
+                Err(Refusal::new(Reason::QueueFull, "the job was not taken in; submit it again")
+                    .retry_after(Duration::from_secs(1)))
             }),
         }
     }

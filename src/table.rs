@@ -53,8 +53,11 @@ impl Columns {
 
     fn batch(&mut self) -> Result<RecordBatch, ArrowError> {
         self.rows = 0;
-        let decimal = |builder: &mut Decimal128Builder, scale: i8| builder.finish().with_precision_and_scale(38, scale);
-        let DataType::Decimal128(_, scale) = *self.schema.field(1).data_type() else { unreachable!("see schema()") };
+        let decimal =
+            |builder: &mut Decimal128Builder, scale: i8| builder.finish().with_precision_and_scale(38, scale);
+        let DataType::Decimal128(_, scale) = *self.schema.field(1).data_type() else {
+            unreachable!("see schema()")
+        };
         let columns: Vec<ArrayRef> = vec![
             Arc::new(self.actors.finish()),
             Arc::new(decimal(&mut self.scores, scale)?),
@@ -142,7 +145,10 @@ pub fn convert(from: impl Read + Seek, form: Form, mut to: impl Write) -> io::Re
                 }
                 _ => {
                     let actor = serde_json::to_string(actor)?;
-                    writeln!(to, "{{\"actor\":{actor},\"score\":\"{score}\",\"payout_minor_units\":\"{payout}\"}}")?;
+                    writeln!(
+                        to,
+                        "{{\"actor\":{actor},\"score\":\"{score}\",\"payout_minor_units\":\"{payout}\"}}"
+                    )?;
                 }
             }
         }

@@ -3,8 +3,8 @@
 use crate::bus;
 use crate::config::LogFormat;
 use metrics::{Counter, Gauge, Unit, describe_counter, describe_gauge, describe_histogram};
-use rewarder_model::{Kind, Metric};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use rewarder_model::{Kind, Metric};
 use tracing_subscriber::EnvFilter;
 
 /// Time from a job's entry to its answer, failures included.
@@ -22,9 +22,21 @@ pub const READYZ_DEGRADED: &str = "readyz_degraded";
 const METRICS: &[Metric] = &[
     metric(COMPUTE_LATENCY, Kind::Histogram, "seconds", &[], "Time from a job's entry to its answer."),
     metric(RUNS_TOTAL, Kind::Counter, "jobs", &["status"], "Jobs answered."),
-    metric(INVARIANT_FAIL_TOTAL, Kind::Counter, "results", &["kind"], "Results that failed the check by another route."),
+    metric(
+        INVARIANT_FAIL_TOTAL,
+        Kind::Counter,
+        "results",
+        &["kind"],
+        "Results that failed the check by another route.",
+    ),
     metric(REJECTED_TOTAL, Kind::Counter, "requests", &["reason"], "Requests refused."),
-    metric(READYZ_DEGRADED, Kind::Gauge, "0 or 1", &["cause"], "1 while this cause keeps the service from being ready."),
+    metric(
+        READYZ_DEGRADED,
+        Kind::Gauge,
+        "0 or 1",
+        &["cause"],
+        "1 while this cause keeps the service from being ready.",
+    ),
     metric(bus::DROPPED_TOTAL, Kind::Counter, "events", &[], "Events lost by slow listeners of the bus."),
     metric("process_cpu_seconds_total", Kind::Counter, "seconds", &[], "Processor time used by the process."),
     metric("process_resident_memory_bytes", Kind::Gauge, "bytes", &[], "Resident memory of the process."),
@@ -43,12 +55,20 @@ const fn metric(
 
 /// Every metric of the program: what `/metrics` may show, compared with the contract by a test.
 pub fn all() -> impl Iterator<Item = &'static Metric> {
-    [METRICS, rewarder_flow::metrics::METRICS, rewarder_admit::metrics::METRICS, rewarder_emit::metrics::METRICS].into_iter().flatten()
+    [
+        METRICS,
+        rewarder_flow::metrics::METRICS,
+        rewarder_admit::metrics::METRICS,
+        rewarder_emit::metrics::METRICS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Buckets of all histograms of seconds: from a cached answer to the longest deadline, around the runbook's thresholds
 /// (100 ms, 250 ms, 500 ms, 1 s).
-const SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Installs the log: to standard error, filtered by `RUST_LOG` (default `info`).
 pub fn log(format: LogFormat, burst: bool) {
@@ -65,7 +85,11 @@ pub fn log(format: LogFormat, burst: bool) {
 /// Installs the log of a command: warnings only, unless `RUST_LOG` says otherwise.
 pub fn log_quietly() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .try_init();
 }
 
 /// Installs the recorder of metrics and describes them all.

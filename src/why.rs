@@ -23,7 +23,11 @@ pub struct Kept {
 impl Kept {
     /// Of a run that has just been computed.
     pub fn of(outcome: &Outcome, names: &dyn Names) -> Self {
-        Self { derivation: outcome.derivation.clone(), sorted: names.order().is_none(), positive: outcome.scores.positive }
+        Self {
+            derivation: outcome.derivation.clone(),
+            sorted: names.order().is_none(),
+            positive: outcome.scores.positive,
+        }
     }
 }
 
@@ -309,7 +313,8 @@ pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Ke
         why.short_of = Some(short(derivation, steps.quotient, steps.remainder, scale));
     }
     if let (true, Some(cap)) = (capped, derivation.actor_cap) {
-        let round = derivation.rounds.iter().position(|round| score > round.above).filter(|_| steps.capped_outright);
+        let round =
+            derivation.rounds.iter().position(|round| score > round.above).filter(|_| steps.capped_outright);
         let share = round.map(|round| share_in_round(derivation, score, round));
         let share = share.or((steps.cut > 0).then(|| steps.quotient + steps.extra));
         why.cap = Some(CapStory {
@@ -322,7 +327,9 @@ pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Ke
                 "stayed unpaid, in the residual"
             }
             .into(),
-            excess_minor_units: share.and_then(|share| share.checked_sub(cap)).map(|excess| excess.to_string()),
+            excess_minor_units: share
+                .and_then(|share| share.checked_sub(cap))
+                .map(|excess| excess.to_string()),
         });
     }
     why
@@ -331,7 +338,8 @@ pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Ke
 /// The share that an actor would have had when a round began: of what the round before had left, or of everything.
 fn share_in_round(derivation: &Derivation, score: u128, round: usize) -> u128 {
     let before = round.checked_sub(1).and_then(|round| derivation.rounds.get(round));
-    let (pot, base) = before.map_or((derivation.budget, derivation.total_score), |round| (round.pot, round.base));
+    let (pot, base) =
+        before.map_or((derivation.budget, derivation.total_score), |round| (round.pot, round.base));
     share(derivation, pot, base, score).0
 }
 
@@ -397,13 +405,22 @@ impl fmt::Display for Why {
             }
             Verdict::Dust => "gets nothing: its share is below the smallest payout".to_owned(),
             Verdict::RoundsToZero => "gets nothing: its share is below one minor unit".to_owned(),
-            Verdict::Capped => format!("gets {}, the most that one actor may get", g(&self.payout_minor_units)),
+            Verdict::Capped => {
+                format!("gets {}, the most that one actor may get", g(&self.payout_minor_units))
+            }
             Verdict::Paid => format!("gets {}", g(&self.payout_minor_units)),
         };
         writeln!(f, "{} {verdict}.", self.actor)?;
         for work in &self.work {
             let units = if work.units == "1" { "unit" } else { "units" };
-            writeln!(f, "  {:<16} {} {units} × {} = {}", work.category, g(&work.units), work.weight, g(&work.score))?;
+            writeln!(
+                f,
+                "  {:<16} {} {units} × {} = {}",
+                work.category,
+                g(&work.units),
+                work.weight,
+                g(&work.score)
+            )?;
         }
         if !self.work.is_empty() {
             writeln!(f, "  {:<16} {}", "score", g(&self.score))?;
@@ -416,19 +433,24 @@ impl fmt::Display for Why {
                 write!(how, "the score, rounded by {}", run.rounding)?;
             }
             writeln!(f, "  {:<16} {} minor units ({how})", "exact share", g(&share.decimal))?;
-            if let Some((numerator, denominator)) = share.fraction.split_once('/').filter(|(_, d)| *d != "1") {
+            if let Some((numerator, denominator)) = share.fraction.split_once('/').filter(|(_, d)| *d != "1")
+            {
                 writeln!(f, "  {:<16} {} / {}", "as a fraction", g(numerator), g(denominator))?;
             }
             match self.remainder_units.as_deref() {
                 Some("0") | None => {}
-                Some(_) => writeln!(f, "  {:<16} one unit more, by {}", "rounding", run.rounding.replace('_', " "))?,
+                Some(_) => {
+                    writeln!(f, "  {:<16} one unit more, by {}", "rounding", run.rounding.replace('_', " "))?
+                }
             }
         }
         if let Some(short) = &self.short_of {
             writeln!(f, "  {:<16} {} minor units", "smallest payout", g(&short.min_payout_minor_units))?;
             write!(f, "  {:<16} {} minor units; ", "short of it by", g(&short.minor_units))?;
             match &short.score_needed {
-                Some(score) => writeln!(f, "at this run's rate a score of {} would have been paid", g(score))?,
+                Some(score) => {
+                    writeln!(f, "at this run's rate a score of {} would have been paid", g(score))?
+                }
                 None => writeln!(f, "no score would have reached it, there is less to share")?,
             }
         }

@@ -66,7 +66,12 @@ fn readiness(service: &Service) -> Response<Body> {
     let missing = service.health.heard().unwrap_or_else(|| vec![Cause::Bus.as_str()]);
     let ready = missing.is_empty();
     let cause = missing.first().copied().unwrap_or("");
-    let body = Readiness { degraded: !ready, cause, missing, retry_after: if ready { 0 } else { RETRY_AFTER_SECONDS } };
+    let body = Readiness {
+        degraded: !ready,
+        cause,
+        missing,
+        retry_after: if ready { 0 } else { RETRY_AFTER_SECONDS },
+    };
     if ready {
         return json(StatusCode::OK, &body);
     }
@@ -88,7 +93,9 @@ fn events(service: &Service, query: Option<&str>) -> Response<Body> {
     let stream = stream::unfold((subscription, topic), |(mut subscription, topic)| async move {
         loop {
             let text = match subscription.next().await? {
-                Ok(event) if topic.as_deref().is_none_or(|topic| topic == event.topic.as_str()) => sse(&event),
+                Ok(event) if topic.as_deref().is_none_or(|topic| topic == event.topic.as_str()) => {
+                    sse(&event)
+                }
                 Ok(_) => continue,
                 Err(lost) => format!(": {lost} events were lost, this reader is too slow\n\n"),
             };
@@ -97,7 +104,8 @@ fn events(service: &Service, query: Option<&str>) -> Response<Body> {
     });
     // A first comment, so that a client knows that it listens.
     let hello = stream::once(async { Ok(Frame::data(Bytes::from_static(b": listening\n\n"))) });
-    let mut response = Response::new(BodyExt::boxed(StreamBody::new(futures::StreamExt::chain(hello, stream))));
+    let mut response =
+        Response::new(BodyExt::boxed(StreamBody::new(futures::StreamExt::chain(hello, stream))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

@@ -10,7 +10,9 @@ use crate::table::{self, Form};
 use crate::why::{self, Kept, Why};
 use bytes::Bytes;
 use futures::StreamExt;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY,
+};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -113,7 +115,9 @@ fn streamed(object: Object, form: Option<Form>) -> Body {
         let mut out = io::BufWriter::with_capacity(PART_BYTES, Parts(sender.clone()));
         let result = match form {
             None => io::copy(&mut object.reader(), &mut out).and_then(|_| out.flush()),
-            Some(form) => table::convert(Seeking { object, at: 0 }, form, &mut out).and_then(|()| out.flush()),
+            Some(form) => {
+                table::convert(Seeking { object, at: 0 }, form, &mut out).and_then(|()| out.flush())
+            }
         };
         if let Err(e) = result {
             // A reader that went away is no fault; anything else breaks the response off.
@@ -184,7 +188,12 @@ pub async fn actor(context: Context, epoch: &str, actor: &str) -> Result<Respons
     })
     .await?;
     let Some(answer) = answer else { return no_run(&service, &tenant, &epoch) };
-    let accepts_gzip = context.request.headers().get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
+    let accepts_gzip = context
+        .request
+        .headers()
+        .get(ACCEPT_ENCODING)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.contains("gzip"));
     if !accepts_gzip {
         return Ok(json(StatusCode::OK, &answer));
     }
@@ -217,11 +226,16 @@ fn explain(service: &Service, tenant: &TenantId, run: &Run, actor: &str) -> Resu
         }
     };
     let store = service.store()?;
-    let gone = |what: &str| Refusal::new(Reason::Internal, format!("the {what} of this run is not in the store any more"));
-    let snapshot = store.object(tenant, Kind::Snapshot, &manifest.inputs.cid)?.ok_or_else(|| gone("snapshot"))?;
+    let gone = |what: &str| {
+        Refusal::new(Reason::Internal, format!("the {what} of this run is not in the store any more"))
+    };
+    let snapshot =
+        store.object(tenant, Kind::Snapshot, &manifest.inputs.cid)?.ok_or_else(|| gone("snapshot"))?;
     let policy = store.object(tenant, Kind::Policy, &manifest.policy.hash)?.ok_or_else(|| gone("policy"))?;
-    let policy = Policy::parse(&policy.read_all(policy.len()).map_err(|e| broken(&e))?).map_err(|e| broken(&e))?;
-    let rows = actor_rows(&*stored_source(snapshot), actor.as_bytes(), kept.sorted).map_err(|e| broken(&e))?;
+    let policy =
+        Policy::parse(&policy.read_all(policy.len()).map_err(|e| broken(&e))?).map_err(|e| broken(&e))?;
+    let rows =
+        actor_rows(&*stored_source(snapshot), actor.as_bytes(), kept.sorted).map_err(|e| broken(&e))?;
     let why = why::explain(actor, rows.as_ref(), &policy, &kept);
     let found = proof::find(&text, actor.as_bytes());
     let proved = proof::payout(&text, &found).unwrap_or_else(|| "0".to_owned());

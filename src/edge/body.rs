@@ -25,7 +25,8 @@ impl Context {
     /// Refuses a media type other than these; a request that names none is taken at its word.
     pub(super) fn media_type(&self, known: &[&str]) -> Result<()> {
         let Some(value) = self.request.headers().get(CONTENT_TYPE) else { return Ok(()) };
-        let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        let essence =
+            value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
         if known.contains(&essence.as_str()) {
             return Ok(());
         }
@@ -38,7 +39,10 @@ impl Context {
             "" | "identity" => Ok(Encoding::Identity),
             "gzip" | "x-gzip" => Ok(Encoding::Gzip),
             "zstd" => Ok(Encoding::Zstd),
-            _ => Err(Refusal::new(Reason::MediaType, "a body is sent as it is, or with Content-Encoding gzip or zstd")),
+            _ => Err(Refusal::new(
+                Reason::MediaType,
+                "a body is sent as it is, or with Content-Encoding gzip or zstd",
+            )),
         }
     }
 
@@ -46,13 +50,20 @@ impl Context {
     pub(super) fn identity_only(&self) -> Result<()> {
         match self.encoding()? {
             Encoding::Identity => Ok(()),
-            _ => Err(Refusal::new(Reason::MediaType, "a snapshot is sent as it is, without Content-Encoding")),
+            _ => {
+                Err(Refusal::new(Reason::MediaType, "a snapshot is sent as it is, without Content-Encoding"))
+            }
         }
     }
 
     /// The declared length, if there is one; refused at once if it is above the limit.
     pub(super) fn declared_len(&self, limit: u64) -> Result<Option<u64>> {
-        let declared = self.request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        let declared = self
+            .request
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| v.parse().ok());
         match declared {
             Some(len) if len > limit => Err(too_big(limit)),
             declared => Ok(declared),
@@ -88,7 +99,9 @@ pub(super) async fn next_chunk(body: &mut Incoming, timeout: Duration) -> Result
             .map_err(|_| Refusal::new(Reason::RequestTimeout, "the body stopped arriving"))?;
         match frame {
             None => return Ok(None),
-            Some(Err(_)) => return Err(Refusal::new(Reason::Schema, "the body ended before its declared length")),
+            Some(Err(_)) => {
+                return Err(Refusal::new(Reason::Schema, "the body ended before its declared length"));
+            }
             // Trailers are of no use here.
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
@@ -110,7 +123,9 @@ fn decompress(bytes: Vec<u8>, encoding: Encoding, limit: u64, ratio: u64) -> Res
     // One byte more than is allowed tells that there is more, and costs no more than that.
     match encoding {
         Encoding::Identity => return Ok(bytes),
-        Encoding::Gzip => flate2::read::GzDecoder::new(&bytes[..]).take(most + 1).read_to_end(&mut out).map_err(bad)?,
+        Encoding::Gzip => {
+            flate2::read::GzDecoder::new(&bytes[..]).take(most + 1).read_to_end(&mut out).map_err(bad)?
+        }
         Encoding::Zstd => {
             let mut decoder = zstd::Decoder::new(&bytes[..]).map_err(bad)?.single_frame();
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(bad)?;
@@ -146,9 +161,15 @@ mod tests {
         }
         let bomb = vec![b' '; 10 << 20];
         for (bytes, encoding) in [(gzip(&bomb), Encoding::Gzip), (zstd(&bomb), Encoding::Zstd)] {
-            assert_eq!(decompress(bytes.clone(), encoding, 1 << 20, 10).unwrap_err().reason, Reason::DecompressRatio);
+            assert_eq!(
+                decompress(bytes.clone(), encoding, 1 << 20, 10).unwrap_err().reason,
+                Reason::DecompressRatio
+            );
             assert_eq!(decompress(bytes, encoding, 1 << 20, 100_000).unwrap_err().reason, Reason::BodyTooBig);
         }
-        assert_eq!(decompress(b"no gzip".to_vec(), Encoding::Gzip, 1000, 10).unwrap_err().reason, Reason::Schema);
+        assert_eq!(
+            decompress(b"no gzip".to_vec(), Encoding::Gzip, 1000, 10).unwrap_err().reason,
+            Reason::Schema
+        );
     }
 }

@@ -45,7 +45,10 @@ pub async fn compute(mut context: Context, epoch: &str) -> Result<Response<Body>
     let bytes = context.small_body().await?;
     let request = parse(&bytes)?;
     if request.notes.as_ref().is_some_and(|notes| notes.chars().count() > NOTES_CHARS_MAX) {
-        return Err(Refusal::new(Reason::Schema, format!("`notes` is longer than {NOTES_CHARS_MAX} characters")));
+        return Err(Refusal::new(
+            Reason::Schema,
+            format!("`notes` is longer than {NOTES_CHARS_MAX} characters"),
+        ));
     }
     let dry_run = request.dry_run || asked_by_query;
     pass.dry_run(dry_run)?;
@@ -89,10 +92,13 @@ fn parse(bytes: &[u8]) -> Result<ComputeRequest> {
             Ok(request) => return Ok(request),
             Err(e) => {
                 let what = match e.classify() {
-                    serde_json::error::Category::Data => "a field is unknown, missing, doubled or of the wrong form",
+                    serde_json::error::Category::Data => {
+                        "a field is unknown, missing, doubled or of the wrong form"
+                    }
                     _ => "the body is not JSON",
                 };
-                let detail = format!("{what} (line {}, column {}); see /schema/compute.json", e.line(), e.column());
+                let detail =
+                    format!("{what} (line {}, column {}); see /schema/compute.json", e.line(), e.column());
                 return Err(Refusal::new(Reason::Schema, detail));
             }
         }
@@ -106,8 +112,15 @@ fn dry_run_by_query(context: &Context) -> Result<bool> {
         match (&*name, value) {
             ("dry_run", "true") => dry_run = true,
             ("dry_run", "false") => {}
-            ("dry_run", _) => return Err(Refusal::new(Reason::Schema, "`dry_run` in the query is true or false")),
-            _ => return Err(Refusal::new(Reason::Schema, "the query has a parameter that is not known; known is dry_run")),
+            ("dry_run", _) => {
+                return Err(Refusal::new(Reason::Schema, "`dry_run` in the query is true or false"));
+            }
+            _ => {
+                return Err(Refusal::new(
+                    Reason::Schema,
+                    "the query has a parameter that is not known; known is dry_run",
+                ));
+            }
         }
     }
     Ok(dry_run)

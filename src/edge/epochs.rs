@@ -29,12 +29,16 @@ pub fn stored_run(service: &Service, tenant: &TenantId, epoch: &EpochId) -> Resu
 pub fn no_run(service: &Service, tenant: &TenantId, epoch: &EpochId) -> Result<Response<Body>> {
     match service.job(tenant, epoch) {
         Some(JobState::Running) => {
-            let mut response = json(StatusCode::ACCEPTED, &serde_json::json!({ "epoch_id": epoch, "status": "running" }));
+            let mut response =
+                json(StatusCode::ACCEPTED, &serde_json::json!({ "epoch_id": epoch, "status": "running" }));
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(1u64));
             Ok(response)
         }
         Some(JobState::Refused(refusal)) => Err(refusal),
-        None => Err(Refusal::new(Reason::EpochNotFound, "no run of this epoch is stored for this tenant; POST …/compute first")),
+        None => Err(Refusal::new(
+            Reason::EpochNotFound,
+            "no run of this epoch is stored for this tenant; POST …/compute first",
+        )),
     }
 }
 
@@ -49,10 +53,16 @@ pub fn small_part(run: &Run, name: &str) -> Result<Vec<u8>> {
 }
 
 /// Answers 304 if the caller has these bytes already.
-pub fn with_etag(request: &Request<Incoming>, etag: &str, make: impl FnOnce() -> Result<Response<Body>>) -> Result<Response<Body>> {
+pub fn with_etag(
+    request: &Request<Incoming>,
+    etag: &str,
+    make: impl FnOnce() -> Result<Response<Body>>,
+) -> Result<Response<Body>> {
     let etag = format!("\"{etag}\"");
     let known = request.headers().get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let known = known.flat_map(|value| value.split(',')).any(|tag| matches!(tag.trim(), tag if tag == etag || tag == "*"));
+    let known = known
+        .flat_map(|value| value.split(','))
+        .any(|tag| matches!(tag.trim(), tag if tag == etag || tag == "*"));
     let mut response = if known { Response::new(super::full("")) } else { make()? };
     if known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -102,14 +112,19 @@ pub async fn epoch(context: Context, epoch: &str) -> Result<Response<Body>> {
 /// A stored policy document, byte for byte.
 pub async fn policy(context: Context, id: &str) -> Result<Response<Body>> {
     let pass = context.pass(Scope::Inspect).await?;
-    let id: PolicyId = decoded(id)?.parse().map_err(|e| Refusal::new(Reason::Schema, format!("the policy id of the path: {e}")))?;
+    let id: PolicyId = decoded(id)?
+        .parse()
+        .map_err(|e| Refusal::new(Reason::Schema, format!("the policy id of the path: {e}")))?;
     let (service, tenant): (Arc<Service>, TenantId) = (context.service.clone(), pass.tenant().clone());
     let found = blocking(move || {
         let store = service.store()?;
-        let unknown = || Refusal::new(Reason::PolicyNotFound, "no policy of this id is stored for this tenant");
+        let unknown =
+            || Refusal::new(Reason::PolicyNotFound, "no policy of this id is stored for this tenant");
         let hash = store.policy(&tenant, &id)?.ok_or_else(unknown)?;
         let object = store.object(&tenant, Kind::Policy, &hash)?.ok_or_else(unknown)?;
-        let bytes = object.read_all(object.len()).map_err(|_| Refusal::new(Reason::Internal, "the stored policy cannot be read"))?;
+        let bytes = object
+            .read_all(object.len())
+            .map_err(|_| Refusal::new(Reason::Internal, "the stored policy cannot be read"))?;
         Ok((hash, bytes))
     })
     .await?;

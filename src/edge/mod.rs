@@ -141,11 +141,17 @@ async fn route(context: Context) -> Result<Response<Body>> {
         }
         ["openapi.json"] => {
             allow(get, "GET")?;
-            Ok(bytes_response("application/json", Bytes::from_static(include_bytes!("../../schemas/openapi.json"))))
+            Ok(bytes_response(
+                "application/json",
+                Bytes::from_static(include_bytes!("../../schemas/openapi.json")),
+            ))
         }
         ["schema", "compute.json"] => {
             allow(get, "GET")?;
-            Ok(bytes_response("application/schema+json", Bytes::from_static(include_bytes!("../../schemas/compute.json"))))
+            Ok(bytes_response(
+                "application/schema+json",
+                Bytes::from_static(include_bytes!("../../schemas/compute.json")),
+            ))
         }
         _ => Err(Refusal::new(Reason::NotFound, "there is no route of this path; /openapi.json lists them")),
     }
@@ -190,7 +196,9 @@ impl Context {
     /// The same, for a route of one epoch.
     async fn pass_for_epoch(&self, scope: Scope, epoch: &str) -> Result<(Pass, EpochId)> {
         let pass = self.pass(scope).await?;
-        let epoch: EpochId = decoded(epoch)?.parse().map_err(|e| Refusal::new(Reason::Schema, format!("the epoch of the path: {e}")))?;
+        let epoch: EpochId = decoded(epoch)?
+            .parse()
+            .map_err(|e| Refusal::new(Reason::Schema, format!("the epoch of the path: {e}")))?;
         pass.epoch(&epoch)?;
         Ok((pass, epoch))
     }

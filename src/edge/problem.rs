@@ -54,9 +54,16 @@ impl<'a> Problem<'a> {
     /// The response; counts as a refusal.
     pub fn response(&self) -> Response<Body> {
         metrics::counter!(REJECTED_TOTAL, "reason" => self.reason).increment(1);
-        tracing::info!(corr_id = self.corr_id, reason = self.reason, status = self.status, detail = self.detail, "refused");
+        tracing::info!(
+            corr_id = self.corr_id,
+            reason = self.reason,
+            status = self.status,
+            detail = self.detail,
+            "refused"
+        );
         let mut response = Response::new(full(self.to_json()));
-        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() =
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after {

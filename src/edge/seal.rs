@@ -35,7 +35,9 @@ fn status(put: Put) -> StatusCode {
 }
 
 fn cid(text: &str) -> Result<Cid> {
-    super::decoded(text)?.parse().map_err(|e| Refusal::new(Reason::Schema, format!("the CID of the path: {e}")))
+    super::decoded(text)?
+        .parse()
+        .map_err(|e| Refusal::new(Reason::Schema, format!("the CID of the path: {e}")))
 }
 
 /// Bytes handed to the disk at once: enough that a thread's turn is worth it.
@@ -50,8 +52,10 @@ pub async fn snapshot(mut context: Context, name: &str) -> Result<Response<Body>
     context.identity_only()?;
     let settings = context.service.settings();
     let declared = context.declared_len(settings.snapshot_max_bytes)?;
-    let (service, tenant, limit) = (context.service.clone(), pass.tenant().clone(), settings.snapshot_max_bytes);
-    let mut writer = blocking(move || Ok(service.store()?.writer(&tenant, Kind::Snapshot, cid, limit, declared)?)).await?;
+    let (service, tenant, limit) =
+        (context.service.clone(), pass.tenant().clone(), settings.snapshot_max_bytes);
+    let mut writer =
+        blocking(move || Ok(service.store()?.writer(&tenant, Kind::Snapshot, cid, limit, declared)?)).await?;
     // Two parts are under way at most: one being filled, one being hashed and written.
     let mut writing: Option<tokio::task::JoinHandle<Result<Writer>>> = None;
     let mut part = Vec::with_capacity(WRITE_BYTES);
@@ -67,7 +71,9 @@ pub async fn snapshot(mut context: Context, name: &str) -> Result<Response<Body>
         if part.len() >= WRITE_BYTES || ended {
             writer = match (idle.take(), writing.take()) {
                 (Some(writer), _) => writer,
-                (None, Some(task)) => task.await.map_err(|_| Refusal::new(Reason::Internal, "an upload was broken off"))??,
+                (None, Some(task)) => {
+                    task.await.map_err(|_| Refusal::new(Reason::Internal, "an upload was broken off"))??
+                }
                 (None, None) => return Err(Refusal::new(Reason::Internal, "an upload was broken off")),
             };
             let full = std::mem::replace(&mut part, Vec::with_capacity(if ended { 0 } else { WRITE_BYTES }));
@@ -95,7 +101,10 @@ pub async fn policy(mut context: Context, name: &str) -> Result<Response<Body>> 
     context.media_type(&["application/json", "application/octet-stream"])?;
     let bytes = context.small_body().await?;
     if Cid::of(&bytes) != cid {
-        return Err(Refusal::new(Reason::CidMismatch, "the bytes of the body do not have the CID of the path"));
+        return Err(Refusal::new(
+            Reason::CidMismatch,
+            "the bytes of the body do not have the CID of the path",
+        ));
     }
     let (service, tenant) = (context.service.clone(), pass.tenant().clone());
     let limit = service.settings().req_body_max_bytes;
@@ -108,7 +117,10 @@ pub async fn policy(mut context: Context, name: &str) -> Result<Response<Body>> 
         if let Ok(policy) = &parsed
             && let Bound::Conflict(other) = store.bind_policy(&tenant, policy.id(), &cid)?
         {
-            let detail = format!("policy id {} of this tenant is bound to {other}; give the new policy a new id", policy.id());
+            let detail = format!(
+                "policy id {} of this tenant is bound to {other}; give the new policy a new id",
+                policy.id()
+            );
             return Err(Refusal::new(Reason::PolicyConflict, detail));
         }
         let put = writer.commit()?;

@@ -51,7 +51,9 @@ impl Bound {
     /// Which address cannot be had.
     pub async fn bind(settings: &Settings) -> Result<Self, StartError> {
         let bind = async |name: &str, addr: SocketAddr| {
-            let failed = |e| StartError(format!("{name} = {addr} cannot be listened on: {e}; is another service there?"));
+            let failed = |e| {
+                StartError(format!("{name} = {addr} cannot be listened on: {e}; is another service there?"))
+            };
             let listener = TcpListener::bind(addr).await.map_err(failed)?;
             let addr = listener.local_addr().map_err(failed)?;
             Ok::<_, StartError>((listener, addr))
@@ -93,16 +95,22 @@ pub async fn run(
         })
     };
     let admin = Admin { service: service.clone(), metrics, process: Process::new() };
-    let operators = tokio::spawn(accept(bound.metrics, stopped.clone(), read_timeout(&service), move |request| {
-        admin::answer(admin.clone(), request)
-    }));
+    let operators =
+        tokio::spawn(accept(bound.metrics, stopped.clone(), read_timeout(&service), move |request| {
+            admin::answer(admin.clone(), request)
+        }));
     let it = service.clone();
-    let tenants =
-        tokio::spawn(accept(bound.http, stopped, read_timeout(&service), move |request| answer(it.clone(), request)));
+    let tenants = tokio::spawn(accept(bound.http, stopped, read_timeout(&service), move |request| {
+        answer(it.clone(), request)
+    }));
 
     let settings = service.settings();
-    let sizes: Vec<String> =
-        settings.stages.each().iter().map(|(name, stage)| format!("{name}={}x{}", stage.width(), stage.queue())).collect();
+    let sizes: Vec<String> = settings
+        .stages
+        .each()
+        .iter()
+        .map(|(name, stage)| format!("{name}={}x{}", stage.width(), stage.queue()))
+        .collect();
     tracing::info!(
         ready = 1,
         http_addr = %bound.http_addr,
@@ -124,7 +132,9 @@ pub async fn run(
     let drained = pipeline.drain(settings.drain_deadline_ms.into()).await;
     match drained {
         Drained::Clean => tracing::info!("drained: every accepted job is answered"),
-        Drained::CutOff { inside } => tracing::warn!(inside, "the drain deadline passed; what was inside is cut off"),
+        Drained::CutOff { inside } => {
+            tracing::warn!(inside, "the drain deadline passed; what was inside is cut off")
+        }
     }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(LINGER, async { tokio::join!(tenants, operators, reemit) }).await;
@@ -191,7 +201,9 @@ async fn reload_on(service: Arc<Service>, mut hangup: Signal, mut user: Signal) 
         // Reading a file blocks for a moment only.
         match service.reload() {
             Ok(()) => tracing::info!("settings reloaded"),
-            Err(error) => tracing::error!(%error, "the settings were not reloaded; the old ones stay in force"),
+            Err(error) => {
+                tracing::error!(%error, "the settings were not reloaded; the old ones stay in force")
+            }
         }
     }
 }
@@ -227,7 +239,12 @@ fn missing(service: &Service, ledger_down: bool) -> Vec<Cause> {
             missing.push(Cause::QuarantineSoftLimit);
         }
     }
-    if service.controls().states().iter().any(|stage| stage.name == "admit" && stage.depth * 5 > stage.queue * 4) {
+    if service
+        .controls()
+        .states()
+        .iter()
+        .any(|stage| stage.name == "admit" && stage.depth * 5 > stage.queue * 4)
+    {
         missing.push(Cause::QueueSoftLimit);
     }
     if service.is_draining() {

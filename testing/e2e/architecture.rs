@@ -41,8 +41,10 @@ fn floors_know_the_model_only() {
     let floors = floors();
     assert_eq!(floors.len(), 8, "{floors:?}");
     for floor in &floors {
-        let manifest: toml::Table =
-            toml::from_str(&std::fs::read_to_string(root().join("stages").join(floor).join("Cargo.toml")).unwrap()).unwrap();
+        let manifest: toml::Table = toml::from_str(
+            &std::fs::read_to_string(root().join("stages").join(floor).join("Cargo.toml")).unwrap(),
+        )
+        .unwrap();
         let dependencies = manifest["dependencies"].as_table().unwrap();
         for name in dependencies.keys().filter_map(|name| name.strip_prefix("rewarder-")) {
             assert!(floor != "model" && name == "model", "{floor} may not depend on {name}");
@@ -79,7 +81,8 @@ fn time_is_passed_in() {
 
 fn contract() -> String {
     let path = root().join("../shared/CONTRACT.md");
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("the contract belongs at {}: {e}", path.display()))
+    std::fs::read_to_string(&path)
+        .unwrap_or_else(|e| panic!("the contract belongs at {}: {e}", path.display()))
 }
 
 /// The words in back quotes of a text, braces and bars taken apart.
@@ -92,13 +95,17 @@ fn reasons_of_the_contract_exist_with_their_status() {
     let contract = contract();
     let table = contract.split("| compute answers").nth(1).unwrap().split("\n\n").next().unwrap();
     let mut seen = 0;
-    for row in table.lines().filter(|line| line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit())) {
+    for row in table
+        .lines()
+        .filter(|line| line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit()))
+    {
         let cell = row.split(" | ").next().unwrap();
         let mut status = 0;
         for part in cell.split('`').enumerate() {
             match part {
                 (at, text) if at % 2 == 0 => {
-                    let digits: Vec<u16> = text.split(|c: char| !c.is_ascii_digit()).filter_map(|d| d.parse().ok()).collect();
+                    let digits: Vec<u16> =
+                        text.split(|c: char| !c.is_ascii_digit()).filter_map(|d| d.parse().ok()).collect();
                     status = digits.last().copied().filter(|d| *d >= 100).unwrap_or(status);
                 }
                 (_, word) if word.bytes().all(|c| c.is_ascii_lowercase() || c == b'_') => {
@@ -140,14 +147,21 @@ fn metrics_of_the_contract_exist() {
 fn settings_and_routes_of_the_contract_exist() {
     let contract = contract();
     let section = contract.split("## 8. Settings").nth(1).unwrap().split("## 9.").next().unwrap();
-    let known: Vec<String> = svc_rewarder::config::Settings::table().iter().map(|row| row.0.to_uppercase()).collect();
-    for name in quoted(section).iter().flat_map(|text| text.split(|c: char| !c.is_ascii_uppercase() && c != '_')) {
+    let known: Vec<String> =
+        svc_rewarder::config::Settings::table().iter().map(|row| row.0.to_uppercase()).collect();
+    for name in
+        quoted(section).iter().flat_map(|text| text.split(|c: char| !c.is_ascii_uppercase() && c != '_'))
+    {
         if name.len() > 3 && name != "RON_CONFIG" {
             assert!(known.iter().any(|k| k == name), "{name} is no setting");
         }
     }
     let routes = contract.split("| route | what |").nth(1).unwrap().split("\n\n").next().unwrap();
-    let documented: Vec<String> = quoted(routes).into_iter().flat_map(|q| q.split(' ').map(str::to_owned).collect::<Vec<_>>()).filter(|t| t.starts_with('/')).collect();
+    let documented: Vec<String> = quoted(routes)
+        .into_iter()
+        .flat_map(|q| q.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .filter(|t| t.starts_with('/'))
+        .collect();
     for (_, path, _) in svc_rewarder::edge::ROUTES {
         assert!(documented.iter().any(|d| d == path), "{path} is not in the contract");
     }

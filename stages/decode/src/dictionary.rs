@@ -41,20 +41,30 @@ impl Dictionary {
     }
 
     /// Checks the values of a dictionary batch whose layout holds.
-    pub(crate) fn read(body: Body, len: u64, offsets: Span, values: Span, kind: Kind) -> Result<Self, Broken> {
+    pub(crate) fn read(
+        body: Body,
+        len: u64,
+        offsets: Span,
+        values: Span,
+        kind: Kind,
+    ) -> Result<Self, Broken> {
         // Layout has bounded both spans by the body, which is in memory: these casts cannot cut.
         let range = |span: Span| span.offset as usize..(span.offset + span.len) as usize;
         let len = u32::try_from(len).map_err(|_| Fault::DictionaryTooLong.here())? as usize;
         let mut this = Self { offsets: range(offsets), values: range(values), len, order: None, body };
         if len == 0 {
             // The one offset bounds no value of ours, but other readers slice by it.
-            let first = this.body[this.offsets.clone()].first_chunk().map_or(0, |first| u32::from_le_bytes(*first));
+            let first =
+                this.body[this.offsets.clone()].first_chunk().map_or(0, |first| u32::from_le_bytes(*first));
             let fits = first as usize <= this.values.len();
             return if fits { Ok(this) } else { Err(Fault::OffsetsInvalid.here()) };
         }
-        let tasks: Vec<Range<usize>> =
-            (0..len).step_by(VALUES_PER_TASK).map(|start| start..(start + VALUES_PER_TASK).min(len)).collect();
-        let checked: Vec<Result<bool, Broken>> = tasks.into_par_iter().map(|values| this.check(values, kind)).collect();
+        let tasks: Vec<Range<usize>> = (0..len)
+            .step_by(VALUES_PER_TASK)
+            .map(|start| start..(start + VALUES_PER_TASK).min(len))
+            .collect();
+        let checked: Vec<Result<bool, Broken>> =
+            tasks.into_par_iter().map(|values| this.check(values, kind)).collect();
         let mut sorted = true;
         for result in checked {
             sorted &= result?;
@@ -107,14 +117,18 @@ impl Dictionary {
 
     fn bounds(&self, index: usize) -> (usize, usize) {
         let offsets = &self.body[self.offsets.clone()][4 * index..4 * index + 8];
-        let at = |i: usize| u32::from_le_bytes([offsets[i], offsets[i + 1], offsets[i + 2], offsets[i + 3]]) as usize;
+        let at = |i: usize| {
+            u32::from_le_bytes([offsets[i], offsets[i + 1], offsets[i + 2], offsets[i + 3]]) as usize
+        };
         (at(0), at(4))
     }
 
     /// Checks some values and whether they, and the one before them, ascend strictly.
     fn check(&self, range: Range<usize>, kind: Kind) -> Result<bool, Broken> {
         let values = &self.body[self.values.clone()];
-        let fault = |fault: Fault, index: usize| Err(fault.at(Place { value: Some(index as u64), ..Place::default() }));
+        let fault = |fault: Fault, index: usize| {
+            Err(fault.at(Place { value: Some(index as u64), ..Place::default() }))
+        };
         // Offsets first: everything after may slice by them.
         let mut previous = self.bounds(range.start).0;
         if previous > values.len() {
@@ -136,7 +150,8 @@ impl Dictionary {
         let longest_allowed = if kind == Kind::Actor { ACTOR_BYTES_MAX } else { 64 };
         // The block as a whole is judged quickly; only a block that fails is searched for the value that is at fault.
         let clean = shortest > 0 && longest <= longest_allowed && is_clean(text, kind);
-        let whole = || text.is_ascii() || range.clone().all(|index| is_char_boundary(values, self.bounds(index).0));
+        let whole =
+            || text.is_ascii() || range.clone().all(|index| is_char_boundary(values, self.bounds(index).0));
         if !(clean && whole()) {
             for index in range.clone() {
                 if let Some(found) = value_fault(self.value(index), kind) {
@@ -177,7 +192,8 @@ impl Dictionary {
             bytes[..len].copy_from_slice(&value[..len]);
             u64::from_be_bytes(bytes)
         };
-        let mut keys: Vec<(u64, u32)> = (0..self.len).into_par_iter().map(|index| (head(index), index as u32)).collect();
+        let mut keys: Vec<(u64, u32)> =
+            (0..self.len).into_par_iter().map(|index| (head(index), index as u32)).collect();
         keys.par_sort_unstable_by(|a, b| {
             a.0.cmp(&b.0).then_with(|| self.value(a.1 as usize).cmp(self.value(b.1 as usize)))
         });
@@ -211,7 +227,9 @@ fn is_clean(text: &[u8], kind: Kind) -> bool {
 
 fn value_fault(value: &[u8], kind: Kind) -> Option<Fault> {
     match kind {
-        Kind::Category => ((1..=64).contains(&value.len()) && is_clean(value, kind)).then_some(()).map_or(Some(Fault::CategoryInvalid), |()| None),
+        Kind::Category => ((1..=64).contains(&value.len()) && is_clean(value, kind))
+            .then_some(())
+            .map_or(Some(Fault::CategoryInvalid), |()| None),
         Kind::Actor if value.is_empty() => Some(Fault::ActorEmpty),
         Kind::Actor if value.len() > ACTOR_BYTES_MAX => Some(Fault::ActorTooLong),
         Kind::Actor if std::str::from_utf8(value).is_err() => Some(Fault::NotUtf8),

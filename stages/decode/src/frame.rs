@@ -50,11 +50,15 @@ pub fn message(metadata: &[u8], left: u64) -> Result<(Message<'_>, u64), Broken>
         max_apparent_size: 4 * MESSAGE_METADATA_BYTES_MAX,
         ..VerifierOptions::default()
     };
-    let message = arrow_ipc::root_as_message_with_opts(&options, metadata).map_err(|_| Fault::MetadataInvalid.here())?;
+    let message = arrow_ipc::root_as_message_with_opts(&options, metadata)
+        .map_err(|_| Fault::MetadataInvalid.here())?;
     if message.version() != MetadataVersion::V5 {
         return Err(Fault::VersionNotV5.here());
     }
-    let body = u64::try_from(message.bodyLength()).ok().filter(|len| len % 8 == 0).ok_or(Fault::BodyLengthInvalid.here())?;
+    let body = u64::try_from(message.bodyLength())
+        .ok()
+        .filter(|len| len % 8 == 0)
+        .ok_or(Fault::BodyLengthInvalid.here())?;
     if body > left {
         return Err(Fault::BodyBeyondEnd.here());
     }
@@ -86,13 +90,19 @@ pub struct Layout<const N: usize> {
 }
 
 /// Checks a record batch of the three columns against its body: `width[i]` bytes a row.
-pub fn rows_layout(batch: RecordBatch<'_>, body: u64, width: [u64; 3], names: [&'static str; 3]) -> Result<Layout<3>, Broken> {
+pub fn rows_layout(
+    batch: RecordBatch<'_>,
+    body: u64,
+    width: [u64; 3],
+    names: [&'static str; 3],
+) -> Result<Layout<3>, Broken> {
     let (rows, spans) = layout::<3, 6>(batch, body, names)?;
     let mut data = [Span::default(); 3];
     for column in 0..3 {
         // A row takes at least one byte of a buffer that lies within the body, so the product cannot overflow by more
         // than `first` refuses.
-        let needed = rows.checked_mul(width[column]).ok_or(Fault::BufferTooShort.here().column(names[column]))?;
+        let needed =
+            rows.checked_mul(width[column]).ok_or(Fault::BufferTooShort.here().column(names[column]))?;
         data[column] = spans[2 * column + 1].first(needed).map_err(|b| b.column(names[column]))?;
     }
     Ok(Layout { rows, validity: [spans[0], spans[2], spans[4]], data, values: Span::default() })
@@ -132,7 +142,8 @@ fn layout<const COLUMNS: usize, const BUFFERS: usize>(
     if batch.variadicBufferCounts().is_some_and(|counts| !counts.is_empty()) {
         return Err(Fault::BufferCount.here());
     }
-    let buffers = batch.buffers().filter(|buffers| buffers.len() == BUFFERS).ok_or(Fault::BufferCount.here())?;
+    let buffers =
+        batch.buffers().filter(|buffers| buffers.len() == BUFFERS).ok_or(Fault::BufferCount.here())?;
     let mut spans = [Span::default(); BUFFERS];
     let mut end = 0;
     for (index, (buffer, span)) in buffers.iter().zip(&mut spans).enumerate() {
@@ -154,7 +165,10 @@ fn layout<const COLUMNS: usize, const BUFFERS: usize>(
         if offset < end {
             return Err(Fault::BufferOverlap.here().column(name));
         }
-        end = offset.checked_add(len).filter(|end| *end <= body).ok_or(Fault::BufferBeyondBody.here().column(name))?;
+        end = offset
+            .checked_add(len)
+            .filter(|end| *end <= body)
+            .ok_or(Fault::BufferBeyondBody.here().column(name))?;
     }
     Ok((rows, spans))
 }

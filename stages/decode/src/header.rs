@@ -54,7 +54,10 @@ fn no_children(field: &Field<'_>) -> bool {
 fn dictionary(field: &Field<'_>, bits: i32) -> Option<i64> {
     let encoding = field.dictionary()?;
     let index = encoding.indexType()?;
-    let fits = field.type_type() == Type::Utf8 && no_children(field) && index.bitWidth() == bits && !index.is_signed();
+    let fits = field.type_type() == Type::Utf8
+        && no_children(field)
+        && index.bitWidth() == bits
+        && !index.is_signed();
     fits.then(|| encoding.id())
 }
 
@@ -65,7 +68,9 @@ fn metadata(schema: Schema<'_>) -> Result<SnapshotHeader, Broken> {
         if !name.starts_with(key::PREFIX) {
             continue;
         }
-        let place = [key::SCHEMA, key::TENANT, key::EPOCH, key::ASSET, key::POOL].iter().position(|known| *known == name);
+        let place = [key::SCHEMA, key::TENANT, key::EPOCH, key::ASSET, key::POOL]
+            .iter()
+            .position(|known| *known == name);
         let slot = &mut found[place.ok_or(Fault::KeyUnknown.here())?];
         if slot.replace(value).is_some() {
             return Err(Fault::KeyTwice.here());

@@ -31,8 +31,21 @@ pub struct ActorRows {
 ///
 /// # Errors
 /// When the bytes cannot be read or are not those that were computed.
-pub fn actor_rows(source: &(impl Source + ?Sized), actor: &[u8], sorted: bool) -> Result<Option<ActorRows>, DecodeError> {
-    let mut scan = Scan { source, actor, sorted, opened: None, found: None, categories: Vec::new(), units: BTreeMap::new(), rows: 0 };
+pub fn actor_rows(
+    source: &(impl Source + ?Sized),
+    actor: &[u8],
+    sorted: bool,
+) -> Result<Option<ActorRows>, DecodeError> {
+    let mut scan = Scan {
+        source,
+        actor,
+        sorted,
+        opened: None,
+        found: None,
+        categories: Vec::new(),
+        units: BTreeMap::new(),
+        rows: 0,
+    };
     let (mut at, len) = (0u64, source.len());
     while at < len {
         let mut prefix = [0; PREFIX_BYTES];
@@ -49,7 +62,11 @@ pub fn actor_rows(source: &(impl Source + ?Sized), actor: &[u8], sorted: bool) -
     }
     let Scan { found, units, rows, categories, .. } = scan;
     let name = |key: u8| categories.get(usize::from(key)).cloned().unwrap_or_default();
-    Ok(found.map(|(_, rank)| ActorRows { rank, rows, units: units.into_iter().map(|(key, units)| (name(key), units)).collect() }))
+    Ok(found.map(|(_, rank)| ActorRows {
+        rank,
+        rows,
+        units: units.into_iter().map(|(key, units)| (name(key), units)).collect(),
+    }))
 }
 
 /// A snapshot's words about itself, from its first message alone. Nothing behind it is looked at, and nothing is hashed: who
@@ -92,7 +109,12 @@ struct Scan<'a, S: ?Sized> {
 
 impl<S: Source + ?Sized> Scan<'_, S> {
     /// Reads one message; `false` once it is certain that the actor is not there.
-    fn message(&mut self, message: &arrow_ipc::Message<'_>, body: u64, body_len: u64) -> Result<bool, DecodeError> {
+    fn message(
+        &mut self,
+        message: &arrow_ipc::Message<'_>,
+        body: u64,
+        body_len: u64,
+    ) -> Result<bool, DecodeError> {
         match (message.header_type(), &self.opened) {
             (MessageHeader::Schema, None) => {
                 let schema = message.header_as_schema().ok_or(Fault::MetadataInvalid.here())?;
@@ -103,9 +125,18 @@ impl<S: Source + ?Sized> Scan<'_, S> {
                 let data = batch.data().ok_or(Fault::DictionaryEmptyBatch.here())?;
                 let is_actor = batch.id() == opened.actor_dictionary;
                 let layout = frame::dictionary_layout(data, body_len, COLUMNS[usize::from(!is_actor)])?;
-                let names = Values { source: self.source, offsets: body + layout.data[0].offset, values: body + layout.values.offset, bytes: layout.values.len };
+                let names = Values {
+                    source: self.source,
+                    offsets: body + layout.data[0].offset,
+                    values: body + layout.values.offset,
+                    bytes: layout.values.len,
+                };
                 if is_actor {
-                    self.found = if self.sorted { names.search(self.actor, layout.rows)? } else { names.scan(self.actor, layout.rows)? };
+                    self.found = if self.sorted {
+                        names.search(self.actor, layout.rows)?
+                    } else {
+                        names.scan(self.actor, layout.rows)?
+                    };
                     return Ok(self.found.is_some());
                 }
                 // Keys are bytes: names from 256 on are never used.
@@ -170,7 +201,8 @@ impl<S: Source + ?Sized> Values<'_, S> {
     fn value(&self, index: u64) -> Result<Vec<u8>, DecodeError> {
         let mut bounds = [0; 8];
         self.source.read_at(self.offsets + 4 * index, &mut bounds)?;
-        let [start, end] = [&bounds[..4], &bounds[4..]].map(|b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        let [start, end] =
+            [&bounds[..4], &bounds[4..]].map(|b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         if end < start || end > self.bytes {
             return Err(Broken::from(Fault::OffsetsInvalid).into());
         }
@@ -198,10 +230,19 @@ impl<S: Source + ?Sized> Values<'_, S> {
         self.source.read_at(self.offsets, if len == 0 { &mut [] } else { &mut offsets })?;
         let mut values = vec![0; self.bytes as usize];
         self.source.read_at(self.values, &mut values)?;
-        let offset = |index: usize| u32::from_le_bytes([offsets[4 * index], offsets[4 * index + 1], offsets[4 * index + 2], offsets[4 * index + 3]]);
+        let offset = |index: usize| {
+            u32::from_le_bytes([
+                offsets[4 * index],
+                offsets[4 * index + 1],
+                offsets[4 * index + 2],
+                offsets[4 * index + 3],
+            ])
+        };
         let (mut key, mut rank) = (None, 0);
         for index in 0..len as usize {
-            let value = values.get(offset(index) as usize..offset(index + 1) as usize).ok_or(Broken::from(Fault::OffsetsInvalid))?;
+            let value = values
+                .get(offset(index) as usize..offset(index + 1) as usize)
+                .ok_or(Broken::from(Fault::OffsetsInvalid))?;
             match value.cmp(name) {
                 std::cmp::Ordering::Less => rank += 1,
                 std::cmp::Ordering::Equal => key = Some(index as u32),

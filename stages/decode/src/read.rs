@@ -59,7 +59,10 @@ impl<'a> Rows<'a> {
     /// Actor key, category key, units.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u8, u64)> + 'a {
         let units = self.units.as_chunks::<8>().0.iter().map(|units| u64::from_le_bytes(*units));
-        self.actors().zip(self.categories).zip(units).map(|((actor, category), units)| (actor, *category, units))
+        self.actors()
+            .zip(self.categories)
+            .zip(units)
+            .map(|((actor, category), units)| (actor, *category, units))
     }
 }
 
@@ -180,13 +183,16 @@ fn stream<S: RowSink>(
             continue;
         }
         let mut limits = (0, 0);
-        if let (Some(opened), Some(actors), Some(categories)) = (&parser.opened, &parser.actors, &parser.categories) {
+        if let (Some(opened), Some(actors), Some(categories)) =
+            (&parser.opened, &parser.actors, &parser.categories)
+        {
             limits = (actors.len() as u64, categories.len() as u64);
             if let Some(make) = make_sink.take() {
                 sink = make(&opened.header, actors, categories);
                 if let Some(sink) = &sink {
                     let most = (hashing.source.len() / sink.lane_bytes().max(1)).max(1);
-                    let wanted = rayon::current_num_threads().min(usize::try_from(most).unwrap_or(usize::MAX));
+                    let wanted =
+                        rayon::current_num_threads().min(usize::try_from(most).unwrap_or(usize::MAX));
                     lanes = (0..wanted).map(|_| None).collect();
                 }
             }
@@ -218,7 +224,9 @@ fn hand_on<S: RowSink>(
         let mut first: Option<Broken> = None;
         while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
             match check_keys(run, limits) {
-                Err(broken) if first.is_none_or(|first| broken.place.row < first.place.row) => first = Some(broken),
+                Err(broken) if first.is_none_or(|first| broken.place.row < first.place.row) => {
+                    first = Some(broken)
+                }
                 Err(_) => {}
                 Ok(()) => {
                     if let (Some(sink), Some(lane)) = (sink, lane.as_deref_mut()) {
@@ -246,10 +254,21 @@ fn check_keys(run: &Run<'_>, (actors, categories): (u64, u64)) -> Result<(), Bro
         return Ok(());
     }
     // Only now look for the row.
-    let bad = rows.iter().position(|(actor, category, _)| u64::from(actor) >= actors || u64::from(category) >= categories);
+    let bad = rows
+        .iter()
+        .position(|(actor, category, _)| u64::from(actor) >= actors || u64::from(category) >= categories);
     let row = bad.unwrap_or(0);
-    let column = if rows.actors().nth(row).is_some_and(|actor| u64::from(actor) >= actors) { COLUMNS[0] } else { COLUMNS[1] };
-    let place = Place { message: Some(run.message), column: Some(column), row: Some(rows.first_row + row as u64), value: None };
+    let column = if rows.actors().nth(row).is_some_and(|actor| u64::from(actor) >= actors) {
+        COLUMNS[0]
+    } else {
+        COLUMNS[1]
+    };
+    let place = Place {
+        message: Some(run.message),
+        column: Some(column),
+        row: Some(rows.first_row + row as u64),
+        value: None,
+    };
     Err(Fault::KeyOutOfRange.at(place))
 }
 
@@ -642,7 +661,8 @@ impl Blocks {
                 check_validity(*span, batch.layout.rows, self.pieces(range(*span)))
                     .map_err(|broken| broken.column(name).message(batch.message))?;
             }
-            let [actors, categories, units] = batch.layout.data.map(|span| Column { pieces: self.pieces(range(span)), left: &[] });
+            let [actors, categories, units] =
+                batch.layout.data.map(|span| Column { pieces: self.pieces(range(span)), left: &[] });
             let (mut actors, mut categories, mut units) = (actors, categories, units);
             let mut row = 0;
             while row < batch.layout.rows {

@@ -1,7 +1,9 @@
 //! BLAKE3 by subtrees: each aligned megabyte is hashed on whatever thread has it in cache, and the chaining values are
 //! merged at the end. The result is the plain BLAKE3-256 of the bytes (BLAKE3 paper, §2.1 and §5.1.2).
 
-use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
+};
 use blake3::{Hash, Hasher};
 
 /// Bytes of one leaf of our tree: a power of two, at least one BLAKE3 chunk. Large enough that SIMD lanes stay full and
@@ -23,7 +25,10 @@ pub fn leaf<'a>(offset: u64, pieces: impl Iterator<Item = &'a [u8]>) -> Chaining
 /// # Panics
 /// When there are not exactly `ceil(len / LEAF_BYTES)` of at least two leaves: a fault of the caller.
 pub fn root(leaves: &[ChainingValue], len: u64) -> Hash {
-    assert!(leaves.len() >= 2 && leaves.len() as u64 == len.div_ceil(LEAF_BYTES as u64), "one value for each leaf");
+    assert!(
+        leaves.len() >= 2 && leaves.len() as u64 == len.div_ceil(LEAF_BYTES as u64),
+        "one value for each leaf"
+    );
     let left = (left_subtree_len(len) / LEAF_BYTES as u64) as usize;
     merge_subtrees_root(
         &subtree(&leaves[..left], left_subtree_len(len)),
@@ -56,7 +61,9 @@ mod tests {
                 .chunks(LEAF_BYTES)
                 .enumerate()
                 // Split unevenly: pieces need not fall on chunk borders.
-                .map(|(i, l)| leaf((i * LEAF_BYTES) as u64, [&l[..l.len() / 3], &l[l.len() / 3..]].into_iter()))
+                .map(|(i, l)| {
+                    leaf((i * LEAF_BYTES) as u64, [&l[..l.len() / 3], &l[l.len() / 3..]].into_iter())
+                })
                 .collect();
             assert_eq!(root(&leaves, len as u64), blake3::hash(&bytes[..len]), "{len}");
         }

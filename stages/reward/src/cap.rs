@@ -77,7 +77,8 @@ pub fn rounds(scores: &Scores, budget: u128, cap: u128, total: u128, capped: &Ca
     let (mut rounds, mut start) = (Vec::new(), 0);
     let (mut pot, mut base) = (budget, total);
     while start < top.len() && rounds.len() < ROUNDS_MAX {
-        let above = wide::Divisor::new(pot).and_then(|pot| wide::mul_div(cap, base, &pot)).unwrap_or(u128::MAX);
+        let above =
+            wide::Divisor::new(pot).and_then(|pot| wide::mul_div(cap, base, &pot)).unwrap_or(u128::MAX);
         let last = rounds.len() + 1 == ROUNDS_MAX;
         let end = if last { top.len() } else { start + top[start..].partition_point(|score| *score > above) };
         if end == start {
@@ -87,7 +88,13 @@ pub fn rounds(scores: &Scores, budget: u128, cap: u128, total: u128, capped: &Ca
         let claimed = wide::Divisor::new(base).and_then(|base| wide::mul_div(pot, score, &base)).unwrap_or(0);
         pot -= cap * (end - start) as u128;
         base -= score;
-        rounds.push(Round { above: if last { capped.above } else { above }, capped: (end - start) as u64, claimed, pot, base });
+        rounds.push(Round {
+            above: if last { capped.above } else { above },
+            capped: (end - start) as u64,
+            claimed,
+            pot,
+            base,
+        });
         start = end;
     }
     rounds
@@ -130,7 +137,8 @@ pub fn find(scores: &Scores, budget: u128, cap: u128, total: u128) -> Capped {
     }
     // Is the last of a group capped, with everyone above him?
     let holds = |count_above: u64, score_above: u128, score: u128| {
-        let Some(pot) = u128::from(count_above).checked_mul(cap).and_then(|paid| budget.checked_sub(paid)) else {
+        let Some(pot) = u128::from(count_above).checked_mul(cap).and_then(|paid| budget.checked_sub(paid))
+        else {
             return false;
         };
         wide::mul(pot, score) > wide::mul(cap, total - score_above)
@@ -145,7 +153,9 @@ pub fn find(scores: &Scores, budget: u128, cap: u128, total: u128) -> Capped {
             .fold(empty, |mut buckets, range| {
                 scores.each(range, |_, score| {
                     let bucket = score.wrapping_sub(low) >> shift;
-                    if let Some(bucket) = usize::try_from(bucket).ok().and_then(|bucket| buckets.get_mut(bucket)) {
+                    if let Some(bucket) =
+                        usize::try_from(bucket).ok().and_then(|bucket| buckets.get_mut(bucket))
+                    {
                         bucket.add(score);
                     }
                 });
@@ -164,7 +174,11 @@ pub fn find(scores: &Scores, budget: u128, cap: u128, total: u128) -> Capped {
                 stop = Some((index, bucket));
                 break;
             }
-            capped = Capped { above: last - 1, count: capped.count + bucket.count, score: capped.score + bucket.sum };
+            capped = Capped {
+                above: last - 1,
+                count: capped.count + bucket.count,
+                score: capped.score + bucket.sum,
+            };
         }
         match stop {
             // Unless its first is below the line already, the line is inside this group.

@@ -66,13 +66,18 @@ struct Said<'a> {
 /// # Errors
 /// The law that it breaks.
 pub fn check(table: &Table, derivation: &Derivation, positive: u64) -> Result<(), Breach> {
-    let said: Vec<Said<'_>> =
-        table.pieces.par_iter().filter(|piece| !piece.is_empty()).map(|piece| read(piece, derivation)).collect::<Result<_, _>>()?;
+    let said: Vec<Said<'_>> = table
+        .pieces
+        .par_iter()
+        .filter(|piece| !piece.is_empty())
+        .map(|piece| read(piece, derivation))
+        .collect::<Result<_, _>>()?;
     if said.windows(2).any(|pair| pair[0].last >= pair[1].first) {
         return Err(Breach::Order);
     }
     let count: u64 = said.iter().map(|piece| piece.count).sum();
-    let sum = said.iter().try_fold(0u128, |sum, piece| sum.checked_add(piece.sum)).ok_or(Breach::Conservation)?;
+    let sum =
+        said.iter().try_fold(0u128, |sum, piece| sum.checked_add(piece.sum)).ok_or(Breach::Conservation)?;
     if count != table.recipients {
         return Err(Breach::Count);
     }

@@ -32,7 +32,9 @@ pub use score::{Lane, Scorer, Scores, UnknownCategory};
 pub use table::{Table, lines};
 
 use rewarder_model::manifest::{self, Inputs, PolicyRef};
-use rewarder_model::{Amount, Cid, Manifest, Names, Policy, SnapshotHeader, Status, Totals, Unpayable, run_key};
+use rewarder_model::{
+    Amount, Cid, Manifest, Names, Policy, SnapshotHeader, Status, Totals, Unpayable, run_key,
+};
 
 /// A finished computation: everything that the sealed inputs determine.
 #[derive(Debug)]

@@ -71,7 +71,13 @@ impl Scorer {
 
     /// Adds rows (actor key, category key, units) to a lane; `categories` are the keys of the same rows.
     #[inline]
-    pub fn add(&self, lane: &mut Lane, first_row: u64, categories: &[u8], rows: impl Iterator<Item = (u32, u8, u64)>) {
+    pub fn add(
+        &self,
+        lane: &mut Lane,
+        first_row: u64,
+        categories: &[u8],
+        rows: impl Iterator<Item = (u32, u8, u64)>,
+    ) {
         if self.any_unnamed
             && let Some(at) = categories.iter().position(|category| self.unnamed[usize::from(*category)])
         {
@@ -148,7 +154,13 @@ impl Scores {
                 Some(high) => permute(&mut low, high, order),
             }
         }
-        Ok(Self { low, high, actors: tally.actors, positive: tally.positive, total: tally.total.and_then(Amount::new) })
+        Ok(Self {
+            low,
+            high,
+            actors: tally.actors,
+            positive: tally.positive,
+            total: tally.total.and_then(Amount::new),
+        })
     }
 
     /// Number of names, with or without a score.
@@ -201,7 +213,11 @@ impl Scores {
 
 fn gather(values: &[u64], order: &[u32]) -> Block<u64> {
     let mut gathered = Block::zeroed(order.len());
-    gathered.par_iter_mut().zip(order).with_min_len(ACTORS_PER_TASK).for_each(|(to, from)| *to = values[*from as usize]);
+    gathered
+        .par_iter_mut()
+        .zip(order)
+        .with_min_len(ACTORS_PER_TASK)
+        .for_each(|(to, from)| *to = values[*from as usize]);
     gathered
 }
 
@@ -277,7 +293,11 @@ impl Lane {
                 positive |= u64::from(score != 0) << bit;
                 total = total.and_then(|total| total.checked_add(score));
             }
-            Tally { actors: (positive | idle).count_ones().into(), positive: positive.count_ones().into(), total }
+            Tally {
+                actors: (positive | idle).count_ones().into(),
+                positive: positive.count_ones().into(),
+                total,
+            }
         });
         let start = || Tally { actors: 0, positive: 0, total: Some(0) };
         let sum = parts.reduce(start, |a, b| Tally {

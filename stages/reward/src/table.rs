@@ -99,7 +99,8 @@ impl Table {
 /// The lines of canonical text: name and payout. `None` for what is no such line.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = Option<(&[u8], u128)>> {
     text.split_inclusive(|byte| *byte == b'\n').map(|line| {
-        let (name, payout) = line.strip_suffix(b"\n")?.split_at(line.iter().rposition(|byte| *byte == b'\t')?);
+        let (name, payout) =
+            line.strip_suffix(b"\n")?.split_at(line.iter().rposition(|byte| *byte == b'\t')?);
         let digits = std::str::from_utf8(payout.get(1..)?).ok()?;
         Some((name, digits.parse::<rewarder_model::Amount>().ok()?.get()))
     })

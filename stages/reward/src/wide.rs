@@ -74,7 +74,8 @@ impl Divisor {
     pub fn wide(&self, (high, low): U256) -> (u128, u128) {
         debug_assert!(high < self.d, "the quotient fits");
         let (d, shift) = (self.normalised, self.shift);
-        let (u1, u0) = if shift == 0 { (high, low) } else { (high << shift | low >> (128 - shift), low << shift) };
+        let (u1, u0) =
+            if shift == 0 { (high, low) } else { (high << shift | low >> (128 - shift), low << shift) };
         let (q1, q0) = mul(self.wide, u1);
         let (q0, carry) = q0.overflowing_add(u0);
         let mut q = q1.wrapping_add(u1).wrapping_add(carry as u128).wrapping_add(1);

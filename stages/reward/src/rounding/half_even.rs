@@ -13,7 +13,9 @@ mod tests {
 
     #[test]
     fn ties_go_to_even() {
-        for (q, r, d, expected) in [(0, 5, 10, 0), (1, 5, 10, 1), (2, 5, 10, 0), (0, 6, 10, 1), (1, 4, 10, 0), (7, 0, 1, 0)] {
+        for (q, r, d, expected) in
+            [(0, 5, 10, 0), (1, 5, 10, 1), (2, 5, 10, 0), (0, 6, 10, 1), (1, 4, 10, 0), (7, 0, 1, 0)]
+        {
             assert_eq!(extra(q, r, d), expected, "{q} {r}/{d}");
         }
     }

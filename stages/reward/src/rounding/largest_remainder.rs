@@ -34,7 +34,8 @@ impl Cut {
     /// 0 or 1.
     #[inline]
     pub const fn extra(&self, remainder: u128, rank: usize) -> u128 {
-        (self.units > 0 && (remainder > self.remainder || (remainder == self.remainder && rank as u64 <= self.last_rank)))
+        (self.units > 0
+            && (remainder > self.remainder || (remainder == self.remainder && rank as u64 <= self.last_rank)))
             as u128
     }
 }
@@ -177,7 +178,9 @@ mod tests {
     impl Remainders for List {
         fn tasks(&self) -> impl IndexedParallelIterator<Item = Range<usize>> {
             let len = self.0.len();
-            (0..len.div_ceil(1000)).into_par_iter().map(move |task| task * 1000..(task * 1000 + 1000).min(len))
+            (0..len.div_ceil(1000))
+                .into_par_iter()
+                .map(move |task| task * 1000..(task * 1000 + 1000).min(len))
         }
         fn each(&self, range: Range<usize>, mut take: impl FnMut(usize, u128)) {
             range.for_each(|rank| take(rank, self.0[rank]));
