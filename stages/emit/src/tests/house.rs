@@ -26,7 +26,7 @@ fn time_and_chance_come_from_outside_and_no_float_is_near() {
 
 #[test]
 fn metrics_have_a_help_each() {
-    for (name, _, _, help) in crate::metrics::METRICS {
+    for rewarder_model::Metric { name, help, .. } in crate::metrics::METRICS {
         assert!(help.ends_with('.') && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
     }
 }
