@@ -68,14 +68,14 @@ pub fn decode(
         Some(Scoring(Scorer::new(policy, actors.len(), categories)))
     };
     let decoded = rewarder_decode::decode(source, expected, progress, sink).map_err(refusal)?;
-    let Decoded { cid, header, actors, categories, rows, lanes } = decoded;
+    let Decoded { cid, header, actors, rows, lanes, .. } = decoded;
     admits(&header)?;
     let policy = policy?;
     let scores = Scores::merge(lanes, &actors).map_err(|unknown| {
-        // A category's name is the tenant's own word and cannot be a secret; it is what has to be mended.
-        let name = String::from_utf8_lossy(categories.name(unknown.category.into())).into_owned();
-        let detail =
-            format!("row {} uses category {name:?}, which the policy's weights do not name", unknown.row);
+        let detail = format!(
+            "row {} uses category {} of the snapshot's dictionary (counted from 0), which the policy's weights do not name",
+            unknown.row, unknown.category
+        );
         Refusal::new(Reason::UnknownCategory, detail)
     })?;
     Ok(ScoredEpoch { cid, header, rows, actors, scores, policy })

@@ -129,24 +129,34 @@ impl Dictionary {
         let fault = |fault: Fault, index: usize| {
             Err(fault.at(Place { value: Some(index as u64), ..Place::default() }))
         };
-        // Offsets first: everything after may slice by them.
-        let mut previous = self.bounds(range.start).0;
-        if previous > values.len() {
+        let first = self.bounds(range.start).0;
+        if first > values.len() {
             return fault(Fault::OffsetsInvalid, range.start);
         }
-        let (first, mut shortest, mut longest) = (previous, usize::MAX, 0);
-        let offsets = &self.body[self.offsets.clone()][4 * range.start + 4..4 * range.end + 4];
-        for (index, offset) in range.clone().zip(offsets.chunks_exact(4)) {
-            let end = u32::from_le_bytes([offset[0], offset[1], offset[2], offset[3]]) as usize;
+        let mut last = if range.start == 0 { None } else { Some(self.unchecked_before(range.start, values)) };
+        let mut last_head = last.map_or(0, |last| head(last, 0, last.len()));
+        let (mut start, mut shortest, mut longest, mut sorted) = (first, usize::MAX, 0, true);
+        let offsets = self.body[self.offsets.clone()][4 * range.start + 4..4 * range.end + 4].as_chunks::<4>().0;
+        for (index, offset) in range.clone().zip(offsets) {
+            let end = u32::from_le_bytes(*offset) as usize;
             // Above i32::MAX an offset is negative to Arrow; no body that fits in memory for real gets there.
-            if end < previous || end > values.len() || end > i32::MAX as usize {
+            if end < start || end > values.len() || end > i32::MAX as usize {
                 return fault(Fault::OffsetsInvalid, index);
             }
-            shortest = shortest.min(end - previous);
-            longest = longest.max(end - previous);
-            previous = end;
+            shortest = shortest.min(end - start);
+            longest = longest.max(end - start);
+            if sorted {
+                let value = &values[start..end];
+                let head = head(values, start, end);
+                // Heads settle nearly every comparison; equal ones are those of values that agree that far.
+                sorted = head > last_head
+                    || (head == last_head && last.is_some_and(|last| last < value))
+                    || last.is_none();
+                (last, last_head) = (Some(value), head);
+            }
+            start = end;
         }
-        let text = &values[first..previous];
+        let text = &values[first..start];
         let longest_allowed = if kind == Kind::Actor { ACTOR_BYTES_MAX } else { 64 };
         // The block as a whole is judged quickly; only a block that fails is searched for the value that is at fault.
         let clean = shortest > 0 && longest <= longest_allowed && is_clean(text, kind);
@@ -157,19 +167,6 @@ impl Dictionary {
                 if let Some(found) = value_fault(self.value(index), kind) {
                     return fault(found, index);
                 }
-            }
-        }
-        let mut last = if range.start == 0 { None } else { Some(self.unchecked_before(range.start, values)) };
-        let mut sorted = true;
-        let mut start = first;
-        for offset in offsets.chunks_exact(4) {
-            let end = u32::from_le_bytes([offset[0], offset[1], offset[2], offset[3]]) as usize;
-            let value = &values[start..end];
-            sorted &= last.is_none_or(|last| last < value);
-            last = Some(value);
-            start = end;
-            if !sorted {
-                break;
             }
         }
         Ok(sorted)
@@ -186,11 +183,8 @@ impl Dictionary {
     /// Sorting by the first eight bytes as a number settles most comparisons without touching the names.
     fn sort(&self) -> Result<Vec<u32>, Broken> {
         let head = |index: usize| {
-            let value = self.value(index);
-            let mut bytes = [0; 8];
-            let len = value.len().min(8);
-            bytes[..len].copy_from_slice(&value[..len]);
-            u64::from_be_bytes(bytes)
+            let (start, end) = self.bounds(index);
+            (head(&self.body[self.values.clone()], start, end) >> 64) as u64
         };
         let mut keys: Vec<(u64, u32)> =
             (0..self.len).into_par_iter().map(|index| (head(index), index as u32)).collect();
@@ -211,16 +205,33 @@ fn is_char_boundary(text: &[u8], at: usize) -> bool {
     text.get(at).is_none_or(|byte| byte & 0xc0 != 0x80)
 }
 
+/// The first bytes of the value `start..end` as a number that is ordered as they are; zeros follow a short value, which
+/// is before every longer one since no value holds a zero.
+#[inline]
+fn head(values: &[u8], start: usize, end: usize) -> u128 {
+    const BYTES: usize = size_of::<u128>();
+    let len = (end - start).min(BYTES);
+    match values[start..].first_chunk() {
+        Some(bytes) if len == BYTES => u128::from_be_bytes(*bytes),
+        // What follows the value is cut off again.
+        Some(bytes) => u128::from_be_bytes(*bytes) & !(u128::MAX >> (8 * len)),
+        None => {
+            let mut bytes = [0; BYTES];
+            bytes[..len].copy_from_slice(&values[start..start + len]);
+            u128::from_be_bytes(bytes)
+        }
+    }
+}
+
 fn is_clean(text: &[u8], kind: Kind) -> bool {
     match kind {
         Kind::Category => text.iter().all(|c| matches!(c, b' '..=b'~') && !matches!(c, b'\'' | b'"' | b'\\')),
         Kind::Actor => {
             // Without early exit, so that the compiler makes vectors of it.
             let control = text.iter().fold(false, |found, c| found | (*c < 0x20) | (*c == 0x7f));
-            !control
-                && std::str::from_utf8(text).is_ok()
-                // U+0080..=U+009F is 0xC2 followed by 0x80..=0x9F.
-                && (text.is_ascii() || !text.windows(2).any(|w| w[0] == 0xc2 && w[1] < 0xa0))
+            // U+0080..=U+009F is 0xC2 followed by 0x80..=0x9F.
+            let second_controls = || text.windows(2).any(|w| w[0] == 0xc2 && w[1] < 0xa0);
+            !control && (text.is_ascii() || (std::str::from_utf8(text).is_ok() && !second_controls()))
         }
     }
 }
