@@ -46,7 +46,7 @@ impl RowSink for Scoring {
     }
 
     fn rows(&self, lane: &mut Lane, rows: Rows<'_>) {
-        self.0.add(lane, rows.first_row, rows.categories(), rows.iter());
+        self.0.add(lane, rows.first_row, rows.actors(), rows.categories(), rows.units());
     }
 }
 

@@ -180,13 +180,13 @@ impl Proof {
         // Where the range does not begin at 0 it begins with the line feed of the line before.
         let text = if at_start { bytes } else { bytes.strip_prefix(b"\n").ok_or(ProofError::Lines)? };
         let lines: Vec<_> = rewarder_reward::lines(text).collect::<Option<_>>().ok_or(ProofError::Lines)?;
-        if lines.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
+        if lines.windows(2).any(|pair| pair[0].name >= pair[1].name) {
             return Err(ProofError::Lines);
         }
-        if let Some((_, payout)) = lines.iter().find(|(name, _)| *name == actor) {
-            return Ok(Some(*payout));
+        if let Some(line) = lines.iter().find(|line| line.name == actor) {
+            return Ok(Some(line.payout));
         }
-        let after = lines.partition_point(|(name, _)| *name < actor);
+        let after = lines.partition_point(|line| line.name < actor);
         let bounded_below = after > 0 || at_start;
         let bounded_above = after < lines.len() || at_end;
         if bounded_below && bounded_above { Ok(None) } else { Err(ProofError::Silent) }

@@ -5,7 +5,7 @@ use crate::failure::{Done, Failure};
 use crate::replay::{Difference, MANIFEST_BYTES_MAX, differences, not_canonical, object, told};
 use crate::{offline, say};
 use clap::Args;
-use rewarder_reward::lines;
+use rewarder_reward::{Line, lines};
 use serde::Serialize;
 use serde_json::Value;
 use std::cmp::Ordering;
@@ -164,7 +164,7 @@ impl<'a> Table<'a> {
                 self.path.display()
             ))
         };
-        let (name, payout) =
+        let Line { name, payout, .. } =
             lines(&line).next().flatten().ok_or_else(|| wrong("is not NAME TAB PAYOUT LF"))?;
         if self.number > 1 && name <= self.name.as_slice() {
             return Err(wrong("does not come after the one before it, in byte order"));

@@ -4,6 +4,7 @@ use crate::error::{Broken, Fault, Place};
 use crate::frame::Span;
 use rayon::prelude::*;
 use rewarder_model::name::ACTOR_BYTES_MAX;
+use rewarder_model::names::head;
 use std::ops::Range;
 
 /// Values checked by one task; large enough to make scheduling free, small enough that their bytes stay in L2.
@@ -89,6 +90,7 @@ impl Dictionary {
     ///
     /// # Panics
     /// When there is none: keys are checked before they are handed on.
+    #[inline]
     pub fn value(&self, index: usize) -> &[u8] {
         assert!(index < self.len, "a checked dictionary key");
         let (start, end) = self.bounds(index);
@@ -115,6 +117,7 @@ impl Dictionary {
         None
     }
 
+    #[inline]
     fn bounds(&self, index: usize) -> (usize, usize) {
         let offsets = &self.body[self.offsets.clone()][4 * index..4 * index + 8];
         let at = |i: usize| {
@@ -136,7 +139,8 @@ impl Dictionary {
         let mut last = if range.start == 0 { None } else { Some(self.unchecked_before(range.start, values)) };
         let mut last_head = last.map_or(0, |last| head(last, 0, last.len()));
         let (mut start, mut shortest, mut longest, mut sorted) = (first, usize::MAX, 0, true);
-        let offsets = self.body[self.offsets.clone()][4 * range.start + 4..4 * range.end + 4].as_chunks::<4>().0;
+        let offsets =
+            self.body[self.offsets.clone()][4 * range.start + 4..4 * range.end + 4].as_chunks::<4>().0;
         for (index, offset) in range.clone().zip(offsets) {
             let end = u32::from_le_bytes(*offset) as usize;
             // Above i32::MAX an offset is negative to Arrow; no body that fits in memory for real gets there.
@@ -205,24 +209,6 @@ fn is_char_boundary(text: &[u8], at: usize) -> bool {
     text.get(at).is_none_or(|byte| byte & 0xc0 != 0x80)
 }
 
-/// The first bytes of the value `start..end` as a number that is ordered as they are; zeros follow a short value, which
-/// is before every longer one since no value holds a zero.
-#[inline]
-fn head(values: &[u8], start: usize, end: usize) -> u128 {
-    const BYTES: usize = size_of::<u128>();
-    let len = (end - start).min(BYTES);
-    match values[start..].first_chunk() {
-        Some(bytes) if len == BYTES => u128::from_be_bytes(*bytes),
-        // What follows the value is cut off again.
-        Some(bytes) => u128::from_be_bytes(*bytes) & !(u128::MAX >> (8 * len)),
-        None => {
-            let mut bytes = [0; BYTES];
-            bytes[..len].copy_from_slice(&values[start..start + len]);
-            u128::from_be_bytes(bytes)
-        }
-    }
-}
-
 fn is_clean(text: &[u8], kind: Kind) -> bool {
     match kind {
         Kind::Category => text.iter().all(|c| matches!(c, b' '..=b'~') && !matches!(c, b'\'' | b'"' | b'\\')),
@@ -253,6 +239,7 @@ impl rewarder_model::Names for Dictionary {
         self.len
     }
 
+    #[inline]
     fn name(&self, index: usize) -> &[u8] {
         self.value(index)
     }

@@ -20,6 +20,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// Leaves that are read and hashed together: four megabytes, so that a few threads find work and the blocks under way
 /// (two windows) stay in a shared cache.
 const LEAVES_PER_WINDOW: usize = (4 << 20) / LEAF_BYTES;
+/// A row costs less than reading and hashing its bytes, so half of the threads are enough to take rows in; the others
+/// hash meanwhile. Fewer lanes are less memory to touch and less to merge.
+const THREADS_PER_LANE: usize = 2;
 /// Most rows of one unit of work.
 const ROWS_PER_RUN: usize = 32 * 1024;
 /// Bytes of a row in each column.
@@ -46,23 +49,27 @@ impl<'a> Rows<'a> {
         self.categories.is_empty()
     }
 
-    /// The category keys alone.
+    /// The actor keys, little-endian.
+    pub fn actors(&self) -> &'a [[u8; 4]] {
+        self.actors.as_chunks().0
+    }
+
+    /// The category keys.
     pub fn categories(&self) -> &'a [u8] {
         self.categories
     }
 
-    /// The actor keys alone.
-    pub fn actors(&self) -> impl Iterator<Item = u32> + 'a {
-        self.actors.as_chunks::<4>().0.iter().map(|key| u32::from_le_bytes(*key))
+    /// The units, little-endian.
+    pub fn units(&self) -> &'a [[u8; 8]] {
+        self.units.as_chunks().0
     }
 
     /// Actor key, category key, units.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u8, u64)> + 'a {
-        let units = self.units.as_chunks::<8>().0.iter().map(|units| u64::from_le_bytes(*units));
-        self.actors()
-            .zip(self.categories)
-            .zip(units)
-            .map(|((actor, category), units)| (actor, *category, units))
+        let rows = self.actors().iter().zip(self.categories).zip(self.units());
+        rows.map(|((actor, category), units)| {
+            (u32::from_le_bytes(*actor), *category, u64::from_le_bytes(*units))
+        })
     }
 }
 
@@ -191,9 +198,9 @@ fn stream<S: RowSink>(
                 sink = make(&opened.header, actors, categories);
                 if let Some(sink) = &sink {
                     let most = (hashing.source.len() / sink.lane_bytes().max(1)).max(1);
-                    let wanted =
-                        rayon::current_num_threads().min(usize::try_from(most).unwrap_or(usize::MAX));
-                    lanes = (0..wanted).map(|_| None).collect();
+                    let wanted = rayon::current_num_threads().div_ceil(THREADS_PER_LANE);
+                    lanes =
+                        (0..wanted.min(usize::try_from(most).unwrap_or(usize::MAX))).map(|_| None).collect();
                 }
             }
         }
@@ -205,7 +212,7 @@ fn stream<S: RowSink>(
         hashing.progress.rows.store(parser.rows, Ordering::Relaxed);
         drop(runs);
         hashing.spare.extend(parser.release());
-        if fresh.is_empty() {
+        if fresh.is_none() {
             parser.end()?;
             return Ok(lanes.into_iter().flatten().collect());
         }
@@ -248,21 +255,25 @@ fn hand_on<S: RowSink>(
 
 fn check_keys(run: &Run<'_>, (actors, categories): (u64, u64)) -> Result<(), Broken> {
     let rows = &run.rows;
-    let highest = rows.actors().max().map_or(0, u64::from);
-    let highest_category = rows.categories.iter().max().copied().map_or(0, u64::from);
-    if highest < actors && highest_category < categories {
+    // Without early exit, so that the compiler makes vectors of both. No key is beyond a dictionary longer than its type.
+    let beyond = |key: &[u8; 4]| u64::from(u32::from_le_bytes(*key)) >= actors;
+    let actor = match u32::try_from(actors) {
+        Ok(len) => rows.actors().iter().fold(false, |bad, key| bad | (u32::from_le_bytes(*key) >= len)),
+        Err(_) => false,
+    };
+    let category = match u8::try_from(categories) {
+        Ok(len) => rows.categories.iter().fold(false, |bad, key| bad | (*key >= len)),
+        Err(_) => false,
+    };
+    if !actor && !category {
         return Ok(());
     }
     // Only now look for the row.
     let bad = rows
         .iter()
         .position(|(actor, category, _)| u64::from(actor) >= actors || u64::from(category) >= categories);
-    let row = bad.unwrap_or(0);
-    let column = if rows.actors().nth(row).is_some_and(|actor| u64::from(actor) >= actors) {
-        COLUMNS[0]
-    } else {
-        COLUMNS[1]
-    };
+    let Some(row) = bad else { return Ok(()) };
+    let column = if rows.actors().get(row).is_some_and(beyond) { COLUMNS[0] } else { COLUMNS[1] };
     let place = Place {
         message: Some(run.message),
         column: Some(column),
@@ -281,18 +292,24 @@ struct Hashing<'s, S: ?Sized> {
     leaves: Vec<ChainingValue>,
     /// The plain hash of a source that is one leaf or less.
     single: Option<blake3::Hash>,
-    spare: Vec<Vec<u8>>,
+    spare: Vec<Block<u8>>,
 }
 
-/// A leaf-sized piece of the stream, or what of a leaf did not go straight into a dictionary's body.
+/// A window of the stream, or what of it did not go straight into a dictionary's body.
 struct Held {
     at: u64,
-    bytes: Vec<u8>,
+    len: usize,
+    /// As large as a whole window, to be used again for another.
+    block: Block<u8>,
 }
 
 impl Held {
     fn end(&self) -> u64 {
-        self.at + self.bytes.len() as u64
+        self.at + self.len as u64
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.block[..self.len]
     }
 }
 
@@ -314,57 +331,60 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
     }
 
     /// Reads and hashes the next window. What belongs to `body` goes there, the rest comes back; nothing at the end.
-    fn window(&mut self, body: Option<&mut Body>) -> io::Result<Vec<Held>> {
+    fn window(&mut self, body: Option<&mut Body>) -> io::Result<Option<Held>> {
         struct Leaf<'b> {
             at: u64,
             direct: &'b mut [u8],
-            held: Held,
+            held: &'b mut [u8],
         }
         let len = self.source.len();
-        let end = len.min(self.at + (LEAVES_PER_WINDOW * LEAF_BYTES) as u64);
-        let (mut direct, body_end): (&mut [u8], u64) = match body {
-            Some(body) if body.end() > self.at => {
-                let end = body.end();
-                (&mut body.bytes[(self.at - body.at) as usize..], end)
+        let window = len.min((LEAVES_PER_WINDOW * LEAF_BYTES) as u64);
+        let (at, end) = (self.at, len.min(self.at + window));
+        if at == end {
+            return Ok(None);
+        }
+        let mut direct: &mut [u8] = match body {
+            Some(body) if body.end() > at => {
+                let mine = (at - body.at) as usize..(end.min(body.end()) - body.at) as usize;
+                &mut body.bytes[mine]
             }
-            _ => (&mut [], self.at),
+            _ => &mut [],
         };
+        let mut held = Held {
+            at: at + direct.len() as u64,
+            len: (end - at) as usize - direct.len(),
+            block: self.spare.pop().unwrap_or_else(|| Block::zeroed(window as usize)),
+        };
+        let mut rest = &mut held.block[..held.len];
         let mut leaves = Vec::with_capacity(LEAVES_PER_WINDOW);
-        let mut at = self.at;
-        while at < end {
-            let leaf_end = len.min(at + LEAF_BYTES as u64);
-            let split = body_end.clamp(at, leaf_end);
-            let (mine, rest) = std::mem::take(&mut direct).split_at_mut((split - at) as usize);
-            direct = rest;
-            let mut bytes = self.spare.pop().unwrap_or_default();
-            bytes.resize((leaf_end - split) as usize, 0);
-            leaves.push(Leaf { at, direct: mine, held: Held { at: split, bytes } });
-            at = leaf_end;
+        for at in (at..end).step_by(LEAF_BYTES) {
+            let leaf = (end - at).min(LEAF_BYTES as u64) as usize;
+            let first = direct.split_off_mut(..leaf.min(direct.len())).unwrap_or_default();
+            let second = rest.split_off_mut(..leaf - first.len()).unwrap_or_default();
+            leaves.push(Leaf { at, direct: first, held: second });
         }
         let (source, progress) = (self.source, self.progress);
         let single = len <= LEAF_BYTES as u64;
         let hashed = leaves.par_iter_mut().with_max_len(1).map(|leaf| -> io::Result<Option<ChainingValue>> {
             source.read_at(leaf.at, leaf.direct)?;
-            source.read_at(leaf.held.at, &mut leaf.held.bytes)?;
-            progress.bytes.fetch_add((leaf.direct.len() + leaf.held.bytes.len()) as u64, Ordering::Relaxed);
-            Ok((!single).then(|| tree::leaf(leaf.at, [&*leaf.direct, &*leaf.held.bytes].into_iter())))
+            source.read_at(leaf.at + leaf.direct.len() as u64, leaf.held)?;
+            progress.bytes.fetch_add((leaf.direct.len() + leaf.held.len()) as u64, Ordering::Relaxed);
+            Ok((!single).then(|| tree::leaf(leaf.at, [&*leaf.direct, &*leaf.held].into_iter())))
         });
         let hashed: Vec<_> = hashed.collect::<io::Result<_>>()?;
         self.leaves.extend(hashed.into_iter().flatten());
         self.at = end;
-        let held: Vec<Held> = leaves.into_iter().map(|leaf| leaf.held).collect();
-        if single && let Some(only) = held.first() {
+        if single {
             // A body cannot have been under way before the first byte: the one leaf is all here.
-            self.single = Some(blake3::hash(&only.bytes));
+            self.single = Some(blake3::hash(held.bytes()));
         }
-        Ok(held)
+        Ok(Some(held))
     }
 
     /// Reads and hashes what is left.
     fn rest(&mut self) -> io::Result<()> {
-        while self.at < self.source.len() {
-            let held = self.window(None)?;
-            self.spare.extend(held.into_iter().map(|held| held.bytes));
+        while let Some(held) = self.window(None)? {
+            self.spare.push(held.block);
         }
         Ok(())
     }
@@ -439,8 +459,10 @@ impl Parser {
     }
 
     /// Takes a window in and reads messages as far as they are there; gives the batches that are complete.
-    fn take(&mut self, fresh: Vec<Held>) -> Result<Vec<Batch>, Broken> {
-        self.blocks.push(fresh);
+    fn take(&mut self, fresh: Option<Held>) -> Result<Vec<Batch>, Broken> {
+        if let Some(fresh) = fresh {
+            self.blocks.push(fresh);
+        }
         let mut complete = Vec::new();
         while !self.ended {
             if let Some(pending) = &self.dictionary {
@@ -562,7 +584,7 @@ impl Parser {
     }
 
     /// Lets go of what no later message and no batch under way needs; gives the memory back for reuse.
-    fn release(&mut self) -> Vec<Vec<u8>> {
+    fn release(&mut self) -> Vec<Block<u8>> {
         let from = self.batch.as_ref().map_or(self.next, |batch| batch.body);
         self.blocks.keep_from(from.min(self.blocks.read));
         std::mem::take(&mut self.blocks.spare)
@@ -616,20 +638,18 @@ struct Blocks {
     held: VecDeque<Held>,
     /// Up to here the stream has been read.
     read: u64,
-    spare: Vec<Vec<u8>>,
+    spare: Vec<Block<u8>>,
 }
 
 impl Blocks {
-    fn push(&mut self, fresh: Vec<Held>) {
-        for block in fresh {
-            self.read = block.end();
-            if block.bytes.is_empty() { self.spare.push(block.bytes) } else { self.held.push_back(block) }
-        }
+    fn push(&mut self, fresh: Held) {
+        self.read = fresh.end();
+        if fresh.len == 0 { self.spare.push(fresh.block) } else { self.held.push_back(fresh) }
     }
 
     fn keep_from(&mut self, from: u64) {
-        while self.held.front().is_some_and(|block| block.end() <= from) {
-            self.spare.extend(self.held.pop_front().map(|block| block.bytes));
+        while self.held.front().is_some_and(|held| held.end() <= from) {
+            self.spare.extend(self.held.pop_front().map(|held| held.block));
         }
     }
 
@@ -639,7 +659,7 @@ impl Blocks {
         self.held.range(first..).take_while(move |block| block.at < range.end).map(move |block| {
             let start = range.start.max(block.at) - block.at;
             let end = range.end.min(block.end()) - block.at;
-            &block.bytes[start as usize..end as usize]
+            &block.bytes()[start as usize..end as usize]
         })
     }
 

@@ -74,7 +74,7 @@ impl RowSink for Digest {
 
     fn rows(&self, lane: &mut Self, rows: Rows<'_>) {
         assert_eq!(rows.len(), rows.categories().len());
-        assert!(rows.actors().zip(rows.categories()).eq(rows.iter().map(|row| row.0).zip(rows.categories())));
+        assert_eq!(rows.len(), rows.iter().count());
         (rows.first_row..).zip(rows.iter()).for_each(|(number, row)| lane.add(number, row));
     }
 }

@@ -52,6 +52,23 @@ impl<T: bytemuck::Pod> DerefMut for Block<T> {
     }
 }
 
+/// Asks the processor to fetch what holds `values[index]`, which is soon to be changed. Beyond the end nothing happens.
+#[inline]
+#[allow(unsafe_code)]
+pub fn prefetch<T>(values: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(value) = values.get(index) {
+        // SAFETY: a prefetch is a hint: it reads and changes nothing that a program can see, at whatever address; and
+        // SSE, which it belongs to, is part of every x86-64.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, index);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,9 +10,10 @@
 //!   So the condition holds for a prefix of the sorted list, and the first that fails ends it. This prefix and the set of
 //!   the rounds are the same: each contains the other by the monotony above.
 //!
-//! So the end of the prefix can be searched for by value instead of sorting: scores are counted and summed by their
-//! leading bits, the part in which the walk stops is counted again more finely. A ladder of scores that makes
-//! the contract's rounds go on for ever costs nothing here.
+//! So the walk needs the top of the list only. Usually it ends soon: the scores above half of the first round's line are few,
+//! and are sorted and walked. Where that is not enough, the end of the prefix is searched for by value: scores are counted
+//! and summed by their leading bits, the part in which the walk stops is counted again more finely. A ladder of scores
+//! that makes the contract's rounds go on for ever costs nothing here.
 
 use crate::score::Scores;
 use crate::wide;
@@ -20,6 +21,9 @@ use rayon::prelude::*;
 
 /// Bits resolved by one pass.
 const BUCKET_BITS: u32 = 10;
+
+/// So many scores are collected and sorted before counting begins.
+const WALKED_MAX: u128 = 32 * 1024;
 
 /// Who is capped, as a line through the scores, and what is left for the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +34,10 @@ pub struct Capped {
     pub count: u64,
     /// What they score together.
     pub score: u128,
+}
+
+impl Capped {
+    const NOBODY: Self = Self { above: u128::MAX, count: 0, score: 0 };
 }
 
 /// One round of the contract's capping, for whoever asks when he was capped.
@@ -61,19 +69,7 @@ pub fn rounds(scores: &Scores, budget: u128, cap: u128, total: u128, capped: &Ca
     if capped.count == 0 || capped.count > RETOLD_MAX {
         return Vec::new();
     }
-    let mut top: Vec<u128> = scores
-        .tasks()
-        .flat_map_iter(|range| {
-            let mut found = Vec::new();
-            scores.each(range, |_, score| {
-                if score > capped.above {
-                    found.push(score);
-                }
-            });
-            found
-        })
-        .collect();
-    top.sort_unstable_by(|a, b| b.cmp(a));
+    let top = at_least(scores, capped.above + 1);
     let (mut rounds, mut start) = (Vec::new(), 0);
     let (mut pot, mut base) = (budget, total);
     while start < top.len() && rounds.len() < ROUNDS_MAX {
@@ -128,22 +124,69 @@ impl Bucket {
     }
 }
 
+/// Scores from `least` on, the largest first.
+fn at_least(scores: &Scores, least: u128) -> Vec<u128> {
+    let mut top: Vec<u128> = scores
+        .tasks()
+        .flat_map_iter(|range| {
+            let mut found = Vec::new();
+            scores.each_from(range, least, |_, score| found.push(score));
+            found
+        })
+        .collect();
+    top.sort_unstable_by(|a, b| b.cmp(a));
+    top
+}
+
+/// Budget, cap and total of a run.
+#[derive(Clone, Copy)]
+struct Terms {
+    budget: u128,
+    cap: u128,
+    total: u128,
+}
+
+impl Terms {
+    /// Whether an actor with this score is capped, if those above him are.
+    fn holds(&self, count_above: u64, score_above: u128, score: u128) -> bool {
+        let handed_out = u128::from(count_above).checked_mul(self.cap);
+        let Some(pot) = handed_out.and_then(|paid| self.budget.checked_sub(paid)) else { return false };
+        wide::mul(pot, score) > wide::mul(self.cap, self.total - score_above)
+    }
+}
+
 /// Finds the set for budget `budget`, cap `cap` and total `total`, which is below 10^38.
 pub fn find(scores: &Scores, budget: u128, cap: u128, total: u128) -> Capped {
-    let mut capped = Capped { above: u128::MAX, count: 0, score: 0 };
-    // Nobody's share is above the whole budget; and with more than one unit a head nobody can be above the cap.
+    // Nobody's share is above the whole budget.
     if cap >= budget {
-        return capped;
+        return Capped::NOBODY;
     }
-    // Is the last of a group capped, with everyone above him?
-    let holds = |count_above: u64, score_above: u128, score: u128| {
-        let Some(pot) = u128::from(count_above).checked_mul(cap).and_then(|paid| budget.checked_sub(paid))
-        else {
-            return false;
-        };
-        wide::mul(pot, score) > wide::mul(cap, total - score_above)
-    };
-    let (mut low, mut bits) = (0u128, 128 - total.leading_zeros());
+    let terms = Terms { budget, cap, total };
+    by_walking(scores, &terms).unwrap_or_else(|| by_counting(scores, &terms))
+}
+
+/// Walks down the scores above half of the first round's line, if they are few and the walk ends among them.
+fn by_walking(scores: &Scores, terms: &Terms) -> Option<Capped> {
+    let line = wide::mul_div(terms.cap, terms.total, &wide::Divisor::new(terms.budget)?)?;
+    let least = line / 2 + 1;
+    // Scores of at least `least` are at most so many, by what they add up to.
+    if terms.total / least > WALKED_MAX {
+        return None;
+    }
+    let mut capped = Capped::NOBODY;
+    for score in at_least(scores, least) {
+        if !terms.holds(capped.count, capped.score, score) {
+            return Some(capped);
+        }
+        capped = Capped { above: score - 1, count: capped.count + 1, score: capped.score + score };
+    }
+    // Whoever comes next has less than `least`.
+    (!terms.holds(capped.count, capped.score, least - 1)).then_some(capped)
+}
+
+fn by_counting(scores: &Scores, terms: &Terms) -> Capped {
+    let mut capped = Capped::NOBODY;
+    let (mut low, mut bits) = (0u128, 128 - terms.total.leading_zeros());
     loop {
         let shift = bits.saturating_sub(BUCKET_BITS);
         let len = 1usize << bits.min(BUCKET_BITS);
@@ -170,7 +213,7 @@ pub fn find(scores: &Scores, budget: u128, cap: u128, total: u128) -> Capped {
         for (index, bucket) in buckets.iter().enumerate().rev().filter(|(_, bucket)| bucket.count > 0) {
             let last = bucket.smallest;
             // Equal scores are capped together or not at all, so any of them stands for the last.
-            if !holds(capped.count + bucket.count - 1, capped.score + (bucket.sum - last), last) {
+            if !terms.holds(capped.count + bucket.count - 1, capped.score + (bucket.sum - last), last) {
                 stop = Some((index, bucket));
                 break;
             }
@@ -182,7 +225,7 @@ pub fn find(scores: &Scores, budget: u128, cap: u128, total: u128) -> Capped {
         }
         match stop {
             // Unless its first is below the line already, the line is inside this group.
-            Some((index, bucket)) if shift > 0 && holds(capped.count, capped.score, bucket.largest) => {
+            Some((index, bucket)) if shift > 0 && terms.holds(capped.count, capped.score, bucket.largest) => {
                 low += (index as u128) << shift;
                 bits = shift;
             }

@@ -5,8 +5,9 @@
 
 use crate::derive::Derivation;
 use crate::rounding::Rule;
-use crate::table::{Table, lines};
+use crate::table::{Line, Table, lines};
 use rayon::prelude::*;
+use rewarder_model::names::head;
 
 /// Which law the result breaks. The word is the label of `reward_invariant_fail_total{kind}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -103,20 +104,23 @@ pub fn check(table: &Table, derivation: &Derivation, positive: u64) -> Result<()
 
 fn read<'a>(piece: &'a [u8], derivation: &Derivation) -> Result<Said<'a>, Breach> {
     let mut said = Said { first: &[], last: &[], count: 0, sum: 0 };
+    let mut last_head = 0;
+    let cap = derivation.actor_cap.unwrap_or(u128::MAX);
     for line in lines(piece) {
-        let (name, payout) = line.ok_or(Breach::Form)?;
+        let Line { name, payout, start } = line.ok_or(Breach::Form)?;
+        let head = head(piece, start, start + name.len());
         if said.count == 0 {
             said.first = name;
-        } else if said.last >= name {
+        } else if head <= last_head && (head < last_head || said.last >= name) {
             return Err(Breach::Order);
         }
         if payout == 0 || payout < derivation.min_payout {
             return Err(Breach::Dust);
         }
-        if derivation.actor_cap.is_some_and(|cap| payout > cap) {
+        if payout > cap {
             return Err(Breach::Cap);
         }
-        said.last = name;
+        (said.last, last_head) = (name, head);
         said.count += 1;
         said.sum = said.sum.checked_add(payout).ok_or(Breach::Conservation)?;
     }

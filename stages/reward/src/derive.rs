@@ -7,7 +7,7 @@ use crate::cap::{self, Round};
 use crate::rounding::Rule;
 use crate::rounding::largest_remainder::{self, Counts, Remainders};
 use crate::score::Scores;
-use crate::wide::{self, Divisor};
+use crate::wide::{self, Divisor, Short};
 use rayon::prelude::*;
 use rewarder_model::{Excess, Mode, Policy, Rounding};
 use serde::{Deserialize, Serialize};
@@ -174,20 +174,30 @@ impl Remainders for Shares<'_> {
 struct Divider {
     pot: u128,
     divisor: Divisor,
+    short: Option<Short>,
     narrow: bool,
 }
 
 impl Divider {
     /// None when the base is zero: then nobody has a score that counts.
     fn of(derivation: &Derivation) -> Option<Self> {
-        let divisor = Divisor::new(derivation.base)?;
-        // Shares: score <= base, so pot * base bounds every product. Tariffs: the pot is 1.
-        let narrow = derivation.pot == 1 || derivation.pot.checked_mul(derivation.base).is_some();
-        Some(Self { pot: derivation.pot, divisor, narrow })
+        let Derivation { pot, base, .. } = *derivation;
+        let divisor = Divisor::new(base)?;
+        // Shares: score <= base, so that pot bounds every quotient and pot * base every product. Tariffs: the pot is 1.
+        let narrow = pot == 1 || pot.checked_mul(base).is_some();
+        Some(Self { pot, divisor, short: Short::new(pot, base), narrow })
     }
 
     #[inline]
     fn divide(&self, score: u128) -> (u128, u128) {
+        if let (Some(short), Ok(score)) = (&self.short, u64::try_from(score)) {
+            return short.divide(score);
+        }
+        self.long(score)
+    }
+
+    #[inline(never)]
+    fn long(&self, score: u128) -> (u128, u128) {
         if self.narrow {
             let product = self.pot * score;
             if product < self.divisor.get() { (0, product) } else { self.divisor.narrow(product) }
@@ -219,10 +229,10 @@ impl<'a> Payer<'a> {
         Self { derivation, divider, dust_below }
     }
 
-    /// Whether so small a score gets nothing, without computing its share.
+    /// Scores below this get nothing, which need not be computed.
     #[inline]
-    pub fn is_dust(&self, score: u128) -> bool {
-        score < self.dust_below
+    pub fn dust_below(&self) -> u128 {
+        self.dust_below
     }
 
     /// How the payout of a score at a canonical position comes about.

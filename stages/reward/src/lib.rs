@@ -29,7 +29,7 @@ pub use cap::Round;
 pub use check::Breach;
 pub use derive::{Derivation, Payer, Steps};
 pub use score::{Lane, Scorer, Scores, UnknownCategory};
-pub use table::{Table, lines};
+pub use table::{Line, Table, lines};
 
 use rewarder_model::manifest::{self, Inputs, PolicyRef};
 use rewarder_model::{
@@ -63,7 +63,7 @@ pub fn compute(
     rows: u64,
     policy: &Policy,
     scores: Scores,
-    names: &dyn Names,
+    names: &(impl Names + ?Sized),
 ) -> Result<Outcome, Breach> {
     let budget = policy.budget_cap().map_or(header.pool, |cap| cap.min(header.pool));
     let mut unpayable = None;
@@ -73,12 +73,15 @@ pub fn compute(
         None => unpayable = Some(Unpayable::Overflow),
         Some(total) => {
             let found = Derivation::of(&scores, policy, budget.get(), total.get());
-            let written = Table::write(&found, &scores, names);
+            let mut written = Table::write(&found, &scores, names);
             if written.paid > budget.get() && found.tariff {
                 unpayable = Some(Unpayable::OverBudget);
                 demanded = Some(Amount::new(written.paid).ok_or(Breach::Conservation)?);
             } else {
-                check::check(&written, &found, scores.positive)?;
+                let (root, checked) =
+                    rayon::join(|| written.hash(), || check::check(&written, &found, scores.positive));
+                checked?;
+                written.root = root;
                 (derivation, table) = (Some(found), written);
             }
         }
@@ -111,16 +114,14 @@ pub fn compute(
 
 impl Outcome {
     /// Every recipient in canonical order: name, score, payout. The table again, with what led to it.
-    pub fn recipients(&self, names: &dyn Names, mut take: impl FnMut(&[u8], u128, u128)) {
+    pub fn recipients(&self, names: &(impl Names + ?Sized), mut take: impl FnMut(&[u8], u128, u128)) {
         let Some(derivation) = &self.derivation else { return };
         let payer = Payer::new(derivation);
         let order = names.order();
-        self.scores.each(0..self.scores.len(), |rank, score| {
-            if !payer.is_dust(score) {
-                let payout = payer.steps(score, rank).payout;
-                if payout > 0 {
-                    take(names.name(order.map_or(rank, |order| order[rank] as usize)), score, payout);
-                }
+        self.scores.each_from(0..self.scores.len(), payer.dust_below(), |rank, score| {
+            let payout = payer.steps(score, rank).payout;
+            if payout > 0 {
+                take(names.name(order.map_or(rank, |order| order[rank] as usize)), score, payout);
             }
         });
     }

@@ -6,12 +6,17 @@
 //! An actor that has rows but no score is still an actor of the epoch: rows that score nothing mark a bit.
 
 use rayon::prelude::*;
-use rewarder_model::memory::Block;
+use rewarder_model::memory::{Block, prefetch};
 use rewarder_model::{Amount, Names, Policy};
 use std::ops::Range;
 
 /// Actors handled by one task.
 pub(crate) const ACTORS_PER_TASK: usize = 16 * 1024;
+
+/// Accumulators up to this size stay in a core's own cache by themselves; asking for larger ones ahead of time pays.
+const CACHED_BYTES: u64 = 1 << 20;
+/// How far ahead: far enough for main memory, near enough for the first-level cache.
+const ROWS_AHEAD: usize = 64;
 
 /// What rows are scored by: a weight for each category key.
 #[derive(Debug, Clone)]
@@ -27,14 +32,20 @@ pub struct Scorer {
 #[derive(Debug)]
 pub struct Lane {
     low: Block<u64>,
+    rest: Rest,
+    /// The first row met whose category the policy does not name.
+    unknown: Option<UnknownCategory>,
+}
+
+/// What a lane holds beside the low words.
+#[derive(Debug, Default)]
+struct Rest {
     /// High words, from the first time one is needed.
     high: Option<Block<u64>>,
     /// A bit for each actor that has a row without score, from the first time there is one.
     idle: Option<Block<u64>>,
     /// An accumulator went beyond 128 bits: the total is far beyond 10^38.
     overflow: bool,
-    /// The first row met whose category the policy does not name.
-    unknown: Option<UnknownCategory>,
 }
 
 /// A row uses a category to which the policy gives no weight.
@@ -48,7 +59,7 @@ pub struct UnknownCategory {
 
 impl Scorer {
     /// Weights for the keys of a snapshot's categories; keys from 256 on cannot be used by a row.
-    pub fn new(policy: &Policy, actors: usize, categories: &dyn Names) -> Self {
+    pub fn new(policy: &Policy, actors: usize, categories: &(impl Names + ?Sized)) -> Self {
         let mut this = Self { weights: [0; 256], unnamed: [false; 256], any_unnamed: false, actors };
         for key in 0..categories.len().min(256) {
             let weight = std::str::from_utf8(categories.name(key)).ok().and_then(|name| policy.weight(name));
@@ -66,17 +77,17 @@ impl Scorer {
 
     /// A lane without rows.
     pub fn lane(&self) -> Lane {
-        Lane { low: Block::zeroed(self.actors), high: None, idle: None, overflow: false, unknown: None }
+        Lane { low: Block::zeroed(self.actors), rest: Rest::default(), unknown: None }
     }
 
-    /// Adds rows (actor key, category key, units) to a lane; `categories` are the keys of the same rows.
-    #[inline]
+    /// Adds rows to a lane: the columns of the same rows, actor keys and units little-endian.
     pub fn add(
         &self,
         lane: &mut Lane,
         first_row: u64,
+        actors: &[[u8; 4]],
         categories: &[u8],
-        rows: impl Iterator<Item = (u32, u8, u64)>,
+        units: &[[u8; 8]],
     ) {
         if self.any_unnamed
             && let Some(at) = categories.iter().position(|category| self.unnamed[usize::from(*category)])
@@ -84,21 +95,50 @@ impl Scorer {
             let found = UnknownCategory { row: first_row + at as u64, category: categories[at] };
             lane.unknown = Some(lane.unknown.map_or(found, |before| before.min(found)));
         }
-        let Lane { low, high, idle, overflow, .. } = lane;
-        let low = &mut low[..];
-        for (actor, category, units) in rows {
-            let product = u128::from(units) * u128::from(self.weights[usize::from(category)]);
-            let slot = &mut low[actor as usize];
+        if self.lane_bytes() > CACHED_BYTES {
+            self.add_rows::<true>(lane, actors, categories, units);
+        } else {
+            self.add_rows::<false>(lane, actors, categories, units);
+        }
+    }
+
+    fn add_rows<const PREFETCH: bool>(
+        &self,
+        lane: &mut Lane,
+        actors: &[[u8; 4]],
+        categories: &[u8],
+        units: &[[u8; 8]],
+    ) {
+        let low = &mut lane.low[..];
+        let rest = &mut lane.rest;
+        for (at, ((actor, category), units)) in actors.iter().zip(categories).zip(units).enumerate() {
+            if PREFETCH && let Some(ahead) = actors.get(at + ROWS_AHEAD) {
+                prefetch(low, u32::from_le_bytes(*ahead) as usize);
+            }
+            let actor = u32::from_le_bytes(*actor) as usize;
+            let product =
+                u128::from(u64::from_le_bytes(*units)) * u128::from(self.weights[usize::from(*category)]);
+            let slot = &mut low[actor];
             let (sum, carry) = slot.overflowing_add(product as u64);
             *slot = sum;
-            let upper = (product >> 64) as u64;
-            if upper != 0 || carry {
-                let high = high.get_or_insert_with(|| Block::zeroed(self.actors));
-                *overflow |= add_high(&mut high[actor as usize], upper, carry);
-            } else if product == 0 {
-                let idle = idle.get_or_insert_with(|| Block::zeroed(self.actors.div_ceil(64)));
-                idle[actor as usize / 64] |= 1 << (actor % 64);
+            if carry || product == 0 || product >> 64 != 0 {
+                rest.add(self.actors, actor, product, carry);
             }
+        }
+    }
+}
+
+impl Rest {
+    /// What the low words cannot hold.
+    #[inline(never)]
+    fn add(&mut self, actors: usize, actor: usize, product: u128, carry: bool) {
+        let upper = (product >> 64) as u64;
+        if upper != 0 || carry {
+            let high = self.high.get_or_insert_with(|| Block::zeroed(actors));
+            self.overflow |= add_high(&mut high[actor], upper, carry);
+        } else {
+            let idle = self.idle.get_or_insert_with(|| Block::zeroed(actors.div_ceil(64)));
+            idle[actor / 64] |= 1 << (actor % 64);
         }
     }
 }
@@ -131,11 +171,11 @@ impl Scores {
     ///
     /// # Errors
     /// The first row of the stream, if any, whose category the policy does not name.
-    pub fn merge(lanes: Vec<Lane>, names: &dyn Names) -> Result<Self, UnknownCategory> {
+    pub fn merge(lanes: Vec<Lane>, names: &(impl Names + ?Sized)) -> Result<Self, UnknownCategory> {
         if let Some(unknown) = lanes.iter().filter_map(|lane| lane.unknown).min() {
             return Err(unknown);
         }
-        let overflow = lanes.iter().any(|lane| lane.overflow);
+        let overflow = lanes.iter().any(|lane| lane.rest.overflow);
         let mut lanes = lanes.into_iter();
         let Some(mut all) = lanes.next() else {
             let low = Block::zeroed(names.len());
@@ -146,7 +186,7 @@ impl Scores {
             overflow |= all.merge(&lane);
         }
         let tally = all.tally(overflow);
-        let Lane { mut low, mut high, .. } = all;
+        let Lane { mut low, rest: Rest { mut high, .. }, .. } = all;
         if let Some(order) = names.order() {
             // Beside two words a name there is no room for a second copy (contract §2: 4 x size of the snapshot).
             match &mut high {
@@ -187,6 +227,30 @@ impl Scores {
             let start = task * ACTORS_PER_TASK;
             start..(start + ACTORS_PER_TASK).min(len)
         })
+    }
+
+    /// Rank and score of each actor of a range whose score is at least `least`, and above zero. Where such actors are
+    /// rare, the others cost hardly anything.
+    #[inline]
+    pub(crate) fn each_from(&self, range: Range<usize>, least: u128, mut take: impl FnMut(usize, u128)) {
+        /// Scores looked at together.
+        const CHUNK: usize = 32;
+        let (None, Ok(floor)) = (&self.high, u64::try_from(least.max(1))) else {
+            return self.each(range, |rank, score| {
+                if score >= least {
+                    take(rank, score);
+                }
+            });
+        };
+        for (at, chunk) in range.clone().step_by(CHUNK).zip(self.low[range].chunks(CHUNK)) {
+            if chunk.iter().fold(false, |any, low| any | (*low >= floor)) {
+                for (rank, low) in (at..).zip(chunk) {
+                    if *low >= floor {
+                        take(rank, u128::from(*low));
+                    }
+                }
+            }
+        }
     }
 
     /// Rank and score of each actor of a range that has one.
@@ -253,19 +317,19 @@ impl Lane {
     /// Adds another lane to this one; whether an accumulator went beyond 128 bits.
     fn merge(&mut self, other: &Self) -> bool {
         let len = self.low.len();
-        if self.high.is_none() {
+        if self.rest.high.is_none() {
             // A carry may come up; find out before taking memory for it.
             let carries = self.low.par_iter().zip(&other.low[..]).with_min_len(ACTORS_PER_TASK);
-            if other.high.is_some() || carries.any(|(a, b)| a.checked_add(*b).is_none()) {
-                self.high = Some(Block::zeroed(len));
+            if other.rest.high.is_some() || carries.any(|(a, b)| a.checked_add(*b).is_none()) {
+                self.rest.high = Some(Block::zeroed(len));
             }
         }
-        if let Some(other) = &other.idle {
-            let idle = self.idle.get_or_insert_with(|| Block::zeroed(len.div_ceil(64)));
+        if let Some(other) = &other.rest.idle {
+            let idle = self.rest.idle.get_or_insert_with(|| Block::zeroed(len.div_ceil(64)));
             idle.iter_mut().zip(&other[..]).for_each(|(to, from)| *to |= from);
         }
         let low = self.low.par_iter_mut().zip(&other.low[..]).with_min_len(ACTORS_PER_TASK);
-        match &mut self.high {
+        match &mut self.rest.high {
             None => {
                 low.for_each(|(to, from)| *to = to.wrapping_add(*from));
                 false
@@ -276,7 +340,7 @@ impl Lane {
                 .map(|(index, ((to, from), high))| {
                     let (sum, carry) = to.overflowing_add(*from);
                     *to = sum;
-                    add_high(high, other.high.as_ref().map_or(0, |high| high[index]), carry)
+                    add_high(high, other.rest.high.as_ref().map_or(0, |high| high[index]), carry)
                 })
                 .reduce(|| false, |a, b| a | b),
         }
@@ -284,19 +348,22 @@ impl Lane {
 
     fn tally(&self, overflow: bool) -> Tally {
         let len = self.low.len();
-        let parts = (0..len.div_ceil(64)).into_par_iter().with_min_len(ACTORS_PER_TASK / 64).map(|word| {
-            let idle = self.idle.as_ref().map_or(0, |idle| idle[word]);
-            let (mut positive, mut total) = (0u64, Some(0u128));
-            for (bit, index) in (64 * word..(64 * word + 64).min(len)).enumerate() {
-                let high = self.high.as_ref().map_or(0, |high| high[index]);
-                let score = u128::from(high) << 64 | u128::from(self.low[index]);
-                positive |= u64::from(score != 0) << bit;
-                total = total.and_then(|total| total.checked_add(score));
-            }
-            Tally {
-                actors: (positive | idle).count_ones().into(),
-                positive: positive.count_ones().into(),
-                total,
+        let parts = (0..len.div_ceil(ACTORS_PER_TASK)).into_par_iter().map(|task| {
+            let range = task * ACTORS_PER_TASK..((task + 1) * ACTORS_PER_TASK).min(len);
+            match (&self.rest.high, &self.rest.idle) {
+                (None, None) => {
+                    let scores = &self.low[range];
+                    let positive = scores.iter().filter(|score| **score != 0).count() as u64;
+                    // Halves, of which so many fit in a word.
+                    let (mut low, mut high) = (0u64, 0u64);
+                    for score in scores {
+                        low += score & 0xffff_ffff;
+                        high += score >> 32;
+                    }
+                    let total = Some((u128::from(high) << 32) + u128::from(low));
+                    Tally { actors: positive, positive, total }
+                }
+                _ => self.tally_wide(range),
             }
         });
         let start = || Tally { actors: 0, positive: 0, total: Some(0) };
@@ -306,5 +373,18 @@ impl Lane {
             total: a.total.zip(b.total).and_then(|(a, b)| a.checked_add(b)),
         });
         Tally { total: sum.total.filter(|_| !overflow), ..sum }
+    }
+
+    fn tally_wide(&self, range: Range<usize>) -> Tally {
+        let mut tally = Tally { actors: 0, positive: 0, total: Some(0) };
+        for index in range {
+            let high = self.rest.high.as_ref().map_or(0, |high| high[index]);
+            let score = u128::from(high) << 64 | u128::from(self.low[index]);
+            let idle = self.rest.idle.as_ref().is_some_and(|idle| idle[index / 64] >> (index % 64) & 1 != 0);
+            tally.actors += u64::from(score != 0 || idle);
+            tally.positive += u64::from(score != 0);
+            tally.total = tally.total.and_then(|total| total.checked_add(score));
+        }
+        tally
     }
 }

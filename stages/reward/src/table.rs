@@ -9,7 +9,7 @@ use rewarder_model::{Cid, Names};
 #[derive(Debug, Clone)]
 pub struct Table {
     /// The text.
-    pub pieces: Vec<Vec<u8>>,
+    pub pieces: Vec<Box<[u8]>>,
     /// CID of the text.
     pub root: Cid,
     /// Number of lines.
@@ -22,9 +22,12 @@ pub struct Table {
     pub largest: u128,
 }
 
+/// Name, tab, payout, line feed.
+const LINE_BYTES_MAX: usize = rewarder_model::name::ACTOR_BYTES_MAX + 41;
+
 #[derive(Default)]
 struct Piece {
-    text: Vec<u8>,
+    text: Box<[u8]>,
     recipients: u64,
     paid: u128,
     cut: u128,
@@ -37,52 +40,59 @@ impl Table {
         Self { pieces: Vec::new(), root: Cid::of(b""), recipients: 0, paid: 0, cut: 0, largest: 0 }
     }
 
-    /// Applies a derivation to every score, in canonical order.
-    pub fn write(derivation: &Derivation, scores: &Scores, names: &dyn Names) -> Self {
+    /// Applies a derivation to every score, in canonical order. The root is still that of no text: see [`Table::hash`].
+    pub fn write(derivation: &Derivation, scores: &Scores, names: &(impl Names + ?Sized)) -> Self {
         let payer = Payer::new(derivation);
         let order = names.order();
         let pieces: Vec<Piece> = scores
             .tasks()
-            .map(|range| {
+            .map_init(Vec::new, |text, range| {
                 let mut piece = Piece::default();
                 let mut digits = itoa::Buffer::new();
-                scores.each(range, |rank, score| {
-                    if payer.is_dust(score) {
-                        return;
-                    }
+                text.clear();
+                scores.each_from(range, payer.dust_below(), |rank, score| {
                     let steps = payer.steps(score, rank);
                     piece.cut += steps.cut;
                     if steps.payout > 0 {
                         let payout = crate::plant::payout(steps.payout, rank);
                         let index = order.map_or(rank, |order| order[rank] as usize);
-                        piece.text.extend_from_slice(names.name(index));
-                        piece.text.push(b'\t');
+                        text.reserve(LINE_BYTES_MAX);
+                        text.extend_from_slice(names.name(index));
+                        text.push(b'\t');
                         // Most payouts fit in 64 bits, which are printed several times as fast.
                         match u64::try_from(payout) {
-                            Ok(payout) => piece.text.extend_from_slice(digits.format(payout).as_bytes()),
-                            Err(_) => piece.text.extend_from_slice(digits.format(payout).as_bytes()),
+                            Ok(payout) => text.extend_from_slice(digits.format(payout).as_bytes()),
+                            Err(_) => text.extend_from_slice(digits.format(payout).as_bytes()),
                         }
-                        piece.text.push(b'\n');
+                        text.push(b'\n');
                         piece.recipients += 1;
                         piece.paid += steps.payout;
                         piece.largest = piece.largest.max(steps.payout);
                     }
                 });
+                // Cut to size: the buffer that grew is used again.
+                piece.text = text.as_slice().into();
                 piece
             })
             .collect();
-        let mut hasher = blake3::Hasher::new();
         let mut table = Self::empty();
         for piece in pieces.into_iter().filter(|piece| piece.recipients > 0 || piece.cut > 0) {
-            hasher.update(&piece.text);
             table.recipients += piece.recipients;
             table.paid += piece.paid;
             table.cut += piece.cut;
             table.largest = table.largest.max(piece.largest);
             table.pieces.push(piece.text);
         }
-        table.root = hasher.finalize().into();
         table
+    }
+
+    /// The CID of the text.
+    pub fn hash(&self) -> Cid {
+        let mut hasher = blake3::Hasher::new();
+        self.pieces.iter().for_each(|piece| {
+            hasher.update(piece);
+        });
+        hasher.finalize().into()
     }
 
     /// Number of bytes of the text.
@@ -96,12 +106,105 @@ impl Table {
     }
 }
 
-/// The lines of canonical text: name and payout. `None` for what is no such line.
-pub fn lines(text: &[u8]) -> impl Iterator<Item = Option<(&[u8], u128)>> {
-    text.split_inclusive(|byte| *byte == b'\n').map(|line| {
-        let (name, payout) =
-            line.strip_suffix(b"\n")?.split_at(line.iter().rposition(|byte| *byte == b'\t')?);
-        let digits = std::str::from_utf8(payout.get(1..)?).ok()?;
-        Some((name, digits.parse::<rewarder_model::Amount>().ok()?.get()))
+/// A line of canonical text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// The recipient.
+    pub name: &'a [u8],
+    /// What he gets.
+    pub payout: u128,
+    /// Where the line begins.
+    pub start: usize,
+}
+
+/// The lines of canonical text. `None` for what is no such line.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = Option<Line<'_>>> {
+    let mut start = 0;
+    let unended = (!text.is_empty() && !text.ends_with(b"\n")).then_some(text.len());
+    memchr::memchr_iter(b'\n', text).chain(unended).map(move |end| {
+        let line = Line::read(text, start, end).filter(|_| end < text.len());
+        start = end + 1;
+        line
     })
+}
+
+impl<'a> Line<'a> {
+    /// Reads `text[start..end]`, which is without its line feed.
+    #[inline]
+    fn read(text: &'a [u8], start: usize, end: usize) -> Option<Self> {
+        let line = &text[start..end];
+        let (digits, value) = match line.last_chunk().and_then(|tail| digits_of(*tail)) {
+            Some(found) => found,
+            None => {
+                let digits = line.iter().rev().position(|byte| *byte == b'\t')?;
+                let text = std::str::from_utf8(&line[line.len() - digits..]).ok()?;
+                (digits, text.parse::<rewarder_model::Amount>().ok()?.get())
+            }
+        };
+        let tab = line.len() - digits - 1;
+        (tab > 0).then(|| Self { name: &line[..tab], payout: value, start })
+    }
+}
+
+/// How many digits there are after the last tab, and what they say; none if that takes a closer look.
+///
+/// Sixteen bytes at once: the tab is the highest zero byte of the difference to sixteen tabs (Warren, Hacker's Delight,
+/// 2nd ed., §6-1), the number is added up in pairs.
+#[inline]
+fn digits_of(tail: [u8; 16]) -> Option<(usize, u128)> {
+    const fn all(byte: u8) -> u128 {
+        u128::from_le_bytes([byte; 16])
+    }
+    let word = u128::from_le_bytes(tail);
+    let apart = word ^ all(b'\t');
+    let tabs = !(((apart & all(0x7f)) + all(0x7f)) | apart | all(0x7f));
+    let digits = tabs.leading_zeros() / 8;
+    if digits == 0 || digits >= 16 {
+        return None;
+    }
+    // Digits as numbers, zeros before them.
+    let from = 128 - 8 * digits;
+    let word = (word ^ all(b'0')) >> from << from;
+    let leading = (word >> from) as u8;
+    if word.wrapping_add(all(0x76)) & all(0x80) != 0 || word & all(0xf0) != 0 || (leading == 0 && digits > 1)
+    {
+        return None;
+    }
+    // The first digit is in the lowest byte.
+    let eight = |word: u64| {
+        let word = (word * 10 + (word >> 8)) & 0x00ff_00ff_00ff_00ff;
+        let word = (word * 100 + (word >> 16)) & 0x0000_ffff_0000_ffff;
+        (word * 10_000 + (word >> 32)) & 0xffff_ffff
+    };
+    let value = eight(word as u64) * 100_000_000 + eight((word >> 64) as u64);
+    Some((digits as usize, value.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// By the letter of contract §5.
+    fn plainly(line: &[u8]) -> Option<(&[u8], u128)> {
+        let tab = line.iter().rposition(|byte| *byte == b'\t').filter(|tab| *tab > 0)?;
+        let payout = std::str::from_utf8(&line[tab + 1..]).ok()?.parse::<rewarder_model::Amount>().ok()?;
+        Some((&line[..tab], payout.get()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn a_line_says_what_its_letters_say(
+            name in "[\t -~]{0,20}", tab in "\t?", payout in "(0|[1-9][0-9]{0,39}|[0-9]{0,19}|[0-9]{1,9}[ -~\t][0-9]{0,9})",
+        ) {
+            let line = format!("{name}{tab}{payout}");
+            let text = format!("{line}\n");
+            let said: Vec<_> = lines(text.as_bytes()).collect();
+            prop_assert_eq!(said.len(), 1);
+            prop_assert_eq!(said[0].map(|line| (line.name, line.payout)), plainly(line.as_bytes()));
+            prop_assert_eq!(lines(line.as_bytes()).next().flatten(), None);
+        }
+    }
 }

@@ -8,6 +8,7 @@
 //!   or at most two below it; the remainder tells, and at most two subtractions mend it.
 //! * Wide: Möller and Granlund, "Improved division by invariant integers" (IEEE Trans. Comp. 60, 2011), algorithm 4,
 //!   with limbs of 128 bits: exact for every dividend whose high limb is below the normalised divisor.
+//! * Short: when a score is below 2^64 and the base below 2^127, however large the pot, see [`Short`]. Nearly all epochs.
 
 /// A 256-bit number: high and low 128 bits.
 pub type U256 = (u128, u128);
@@ -92,6 +93,46 @@ impl Divisor {
     }
 }
 
+/// `floor(pot * score / base)` and its remainder for scores below 2^64 and a base below 2^127.
+///
+/// With `R = floor(pot * 2^64 / base)`, kept as a whole part and 64 bits of fraction, `score * R / 2^64` is at most the exact
+/// quotient and above it less one, since `score / 2^64 < 1`. So its floor `q'` is the quotient or one below it, and
+/// `pot * score - q' * base` is below `2 * base`: the low bits of both products are enough to know it, 64 of them if the base
+/// is below 2^63 and 128 otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Short {
+    pot: u128,
+    base: u128,
+    whole: u128,
+    fraction: u64,
+    /// 64 bits are enough for remainders.
+    small: bool,
+}
+
+impl Short {
+    /// `None` for a base that is zero or too large.
+    pub fn new(pot: u128, base: u128) -> Option<Self> {
+        if base >= 1 << 127 {
+            return None;
+        }
+        let fraction = mul_div(pot % base.max(1), 1 << 64, &Divisor::new(base)?)?;
+        Some(Self { pot, base, whole: pot / base, fraction: fraction as u64, small: base < 1 << 63 })
+    }
+
+    /// Quotient and remainder of `pot * score / base`; the quotient has to be below 2^128.
+    #[inline]
+    pub const fn divide(&self, score: u64) -> (u128, u128) {
+        let q = self.whole.wrapping_mul(score as u128) + ((score as u128 * self.fraction as u128) >> 64);
+        let r = if self.small {
+            (self.pot as u64).wrapping_mul(score).wrapping_sub((q as u64).wrapping_mul(self.base as u64))
+                as u128
+        } else {
+            self.pot.wrapping_mul(score as u128).wrapping_sub(q.wrapping_mul(self.base))
+        };
+        if r >= self.base { (q + 1, r - self.base) } else { (q, r) }
+    }
+}
+
 /// `n / d` bit by bit, for `n.0 < d`: once a run for the reciprocal, and the oracle of the tests.
 fn long_division((high, low): U256, d: u128) -> u128 {
     let (mut r, mut q) = (high, 0u128);
@@ -148,6 +189,11 @@ mod tests {
         fn division_is_exact(a in number(), b in number(), d in number()) {
             let Some(divisor) = Divisor::new(d) else { return Ok(()) };
             prop_assert_eq!(divisor.narrow(a), (a / d, a % d));
+            let score = a as u64;
+            let product = mul(b, score.into());
+            if let Some(short) = Short::new(b, d).filter(|_| product.0 < d) {
+                prop_assert_eq!(short.divide(score), divisor.wide(product));
+            }
             let product = mul(a, b);
             if product.0 < d {
                 let (q, r) = divisor.wide(product);
