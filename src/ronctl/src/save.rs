@@ -215,7 +215,7 @@ fn top(path: &Path) -> std::io::Result<Vec<(String, u128)>> {
     let mut reader = BufReader::with_capacity(1 << 20, File::open(path)?);
     let (mut line, mut heap) = (Vec::new(), BinaryHeap::new());
     while reader.read_until(b'\n', &mut line)? > 0 {
-        if let Some(Some(Line { name, payout, .. })) = rewarder_reward::lines(&line).next()
+        if let Some(Some(rewarder_reward::Line { name, payout, .. })) = rewarder_reward::lines(&line).next()
             && (heap.len() < NAMED || heap.peek().is_some_and(|Reverse((least, _))| payout > *least))
         {
             heap.push(Reverse((payout, Reverse(name.to_vec()))));

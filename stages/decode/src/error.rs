@@ -57,7 +57,6 @@ faults! {
     DictionaryUnknown "a dictionary batch has an id that no column names";
     DictionaryTwice "a dictionary is sent a second time";
     DictionaryDelta "a dictionary batch is a delta";
-    DictionaryLate "a dictionary comes after the first record batch";
     DictionaryMissing "a record batch comes before the dictionaries of both columns";
     DictionaryEmptyBatch "a dictionary batch holds no data";
     NodeCount "a batch does not have one field node for each column";
@@ -81,7 +80,6 @@ faults! {
     CategoryInvalid "a category is not 1 to 64 of printable ASCII without quotes and backslash";
     ValueTwice "a dictionary holds one value twice";
     KeyOutOfRange "a row's dictionary key names no value";
-    RowsOverflow "the stream has more rows than can be counted";
 }
 
 /// Where in the stream: message index from 0, column name, row (from 0, within the stream) or dictionary index.

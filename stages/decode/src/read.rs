@@ -1,6 +1,6 @@
 //! The streaming reader: windows of leaves are read and hashed while the rows of the window before are handed on.
 
-use crate::dictionary::{Dictionary, Kind};
+use crate::dictionary::{Checked, Dictionary, Kind, Reading};
 use crate::error::{Broken, DecodeError, Fault, Place};
 use crate::frame::{self, END_BYTES, Layout, PREFIX_BYTES, Prefix, Span};
 use crate::header::{self, Opened};
@@ -181,12 +181,15 @@ fn stream<S: RowSink>(
     make_sink: impl FnOnce(&SnapshotHeader, &Dictionary, &Dictionary) -> Option<S>,
 ) -> Result<Vec<S::Lane>, Stop> {
     let (mut make_sink, mut sink, mut lanes) = (Some(make_sink), None, Vec::new());
-    let mut fresh = hashing.window(None)?;
+    let mut fresh = hashing.window(&mut [])?;
     loop {
         let batches = parser.take(fresh)?;
-        if let Some(pending) = &mut parser.dictionary {
-            // No rows come before the dictionaries, so there is nothing to hand on meanwhile.
-            fresh = hashing.window(Some(&mut pending.body))?;
+        if let Some(reading) = &mut parser.dictionary {
+            // No rows come before the dictionaries: meanwhile, the names that are there are checked.
+            let (ready, rest) = reading.split(hashing.at);
+            let (next, checked) = rayon::join(|| hashing.window(rest), || ready.check());
+            parser.note(checked)?;
+            fresh = next?;
             continue;
         }
         let mut limits = (0, 0);
@@ -206,7 +209,7 @@ fn stream<S: RowSink>(
         }
         let runs = parser.blocks.runs(&batches)?;
         let (next, handed) =
-            rayon::join(|| hashing.window(None), || hand_on(&runs, limits, sink.as_ref(), &mut lanes));
+            rayon::join(|| hashing.window(&mut []), || hand_on(&runs, limits, sink.as_ref(), &mut lanes));
         handed?;
         fresh = next?;
         hashing.progress.rows.store(parser.rows, Ordering::Relaxed);
@@ -313,25 +316,13 @@ impl Held {
     }
 }
 
-/// The body of a message that is being read where it is going to stay.
-struct Body {
-    at: u64,
-    bytes: Block<u8>,
-}
-
-impl Body {
-    fn end(&self) -> u64 {
-        self.at + self.bytes.len() as u64
-    }
-}
-
 impl<'s, S: Source + ?Sized> Hashing<'s, S> {
     fn new(source: &'s S, progress: &'s Progress) -> Self {
         Self { source, progress, at: 0, leaves: Vec::new(), single: None, spare: Vec::new() }
     }
 
-    /// Reads and hashes the next window. What belongs to `body` goes there, the rest comes back; nothing at the end.
-    fn window(&mut self, body: Option<&mut Body>) -> io::Result<Option<Held>> {
+    /// Reads and hashes the next window. `direct` is filled first, the rest comes back; nothing at the end.
+    fn window(&mut self, direct: &mut [u8]) -> io::Result<Option<Held>> {
         struct Leaf<'b> {
             at: u64,
             direct: &'b mut [u8],
@@ -343,13 +334,8 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
         if at == end {
             return Ok(None);
         }
-        let mut direct: &mut [u8] = match body {
-            Some(body) if body.end() > at => {
-                let mine = (at - body.at) as usize..(end.min(body.end()) - body.at) as usize;
-                &mut body.bytes[mine]
-            }
-            _ => &mut [],
-        };
+        let mine = direct.len().min((end - at) as usize);
+        let mut direct = &mut direct[..mine];
         let mut held = Held {
             at: at + direct.len() as u64,
             len: (end - at) as usize - direct.len(),
@@ -383,7 +369,7 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
 
     /// Reads and hashes what is left.
     fn rest(&mut self) -> io::Result<()> {
-        while let Some(held) = self.window(None)? {
+        while let Some(held) = self.window(&mut [])? {
             self.spare.push(held.block);
         }
         Ok(())
@@ -409,19 +395,11 @@ struct Parser {
     opened: Option<Opened>,
     actors: Option<Dictionary>,
     categories: Option<Dictionary>,
-    dictionary: Option<PendingDictionary>,
+    dictionary: Option<Reading>,
     /// A batch whose body is still being read.
     batch: Option<Batch>,
-    batches: u64,
     rows: u64,
     ended: bool,
-}
-
-/// A dictionary whose body is still being read.
-struct PendingDictionary {
-    body: Body,
-    layout: Layout<1>,
-    kind: Kind,
 }
 
 /// A record batch whose layout holds.
@@ -452,7 +430,6 @@ impl Parser {
             categories: None,
             dictionary: None,
             batch: None,
-            batches: 0,
             rows: 0,
             ended: false,
         }
@@ -465,12 +442,10 @@ impl Parser {
         }
         let mut complete = Vec::new();
         while !self.ended {
-            if let Some(pending) = &self.dictionary {
-                if pending.body.end() > self.blocks.read {
-                    break;
-                }
-                self.finish_dictionary()?;
+            if self.dictionary.as_ref().is_some_and(|reading| reading.end() > self.blocks.read) {
+                break;
             }
+            self.finish_dictionary()?;
             if let Some(batch) = self.batch.take_if(|batch| batch.end <= self.blocks.read) {
                 complete.push(batch);
             }
@@ -533,17 +508,15 @@ impl Parser {
                 if slot.is_some() {
                     return Err(Fault::DictionaryTwice.here().column(name));
                 }
-                if self.batches > 0 {
-                    return Err(Fault::DictionaryLate.here().column(name));
-                }
                 let data = batch.data().ok_or(Fault::DictionaryEmptyBatch.here().column(name))?;
                 let layout = frame::dictionary_layout(data, body_len, name)?;
                 // The body is within the stream's length, which a caller has bounded: memory for it may be taken.
                 let body_len = usize::try_from(body_len).map_err(|_| Fault::BodyBeyondEnd.here())?;
-                let mut bytes = Block::zeroed(body_len);
+                let mut reading = Reading::new(body, body_len, &layout, kind)?;
+                let (_, all) = reading.split(body);
                 let held = (end.min(read) - body) as usize;
-                self.blocks.copy(body, &mut bytes[..held]);
-                self.dictionary = Some(PendingDictionary { body: Body { at: body, bytes }, layout, kind });
+                self.blocks.copy(body, &mut all[..held]);
+                self.dictionary = Some(reading);
                 // The rest of the body is read to where it stays; no block is needed for it.
                 self.blocks.keep_from(end.min(read));
             }
@@ -554,8 +527,8 @@ impl Parser {
                 }
                 let layout = frame::rows_layout(batch, body_len, WIDTHS, COLUMNS)?;
                 let first_row = self.rows;
-                self.rows = first_row.checked_add(layout.rows).ok_or(Fault::RowsOverflow.here())?;
-                self.batches += 1;
+                // Each row has bytes in the stream, whose length is a number of 64 bits.
+                self.rows = first_row.saturating_add(layout.rows);
                 self.batch = Some(Batch { message: self.message, body, end, first_row, layout });
             }
             (MessageHeader::Schema, Some(_)) => return Err(Fault::SchemaTwice.here()),
@@ -566,20 +539,25 @@ impl Parser {
         Ok(true)
     }
 
-    fn finish_dictionary(&mut self) -> Result<(), Broken> {
-        let Some(PendingDictionary { body, layout, kind }) = self.dictionary.take() else {
-            return Ok(());
-        };
-        let (name, slot) = match kind {
-            Kind::Actor => (COLUMNS[0], &mut self.actors),
-            Kind::Category => (COLUMNS[1], &mut self.categories),
-        };
-        let validity = layout.validity[0];
-        let bits = &body.bytes[validity.offset as usize..(validity.offset + validity.len) as usize];
-        let checked = check_validity(validity, layout.rows, std::iter::once(bits))
-            .and_then(|()| Dictionary::read(body.bytes, layout.rows, layout.data[0], layout.values, kind));
+    /// Takes note of how far the values of the dictionary under way have been checked.
+    fn note(&mut self, checked: Result<Checked, Broken>) -> Result<(), Broken> {
+        let Some(reading) = &mut self.dictionary else { return Ok(()) };
+        let name = reading.kind.column();
         // The message counter already stands at the one after it.
-        *slot = Some(checked.map_err(|broken| broken.column(name).message(self.message - 1))?);
+        let checked = checked.map_err(|broken| broken.column(name).message(self.message - 1))?;
+        reading.note(checked);
+        Ok(())
+    }
+
+    fn finish_dictionary(&mut self) -> Result<(), Broken> {
+        let Some(reading) = self.dictionary.take() else { return Ok(()) };
+        let kind = reading.kind;
+        let finished =
+            reading.finish().map_err(|broken| broken.column(kind.column()).message(self.message - 1))?;
+        match kind {
+            Kind::Actor => self.actors = Some(finished),
+            Kind::Category => self.categories = Some(finished),
+        }
         Ok(())
     }
 

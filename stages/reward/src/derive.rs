@@ -7,7 +7,7 @@ use crate::cap::{self, Round};
 use crate::rounding::Rule;
 use crate::rounding::largest_remainder::{self, Counts, Remainders};
 use crate::score::Scores;
-use crate::wide::{self, Divisor, Short};
+use crate::wide::{self, Divisor, Fractional, Short};
 use rayon::prelude::*;
 use rewarder_model::{Excess, Mode, Policy, Rounding};
 use serde::{Deserialize, Serialize};
@@ -119,7 +119,17 @@ impl Derivation {
 
     /// Adds up the quotients, and for the largest remainders finds who gets what is missing.
     fn share(&mut self, scores: &Scores, rounding: Rounding) {
-        let Some(divider) = Divider::of(self) else { return };
+        match Divider::of(self) {
+            Some(Divider { short: Some(short), .. }) if scores.are_short() => match short.fractional() {
+                Some(fractional) => self.share_by(scores, rounding, fractional),
+                None => self.share_by(scores, rounding, short),
+            },
+            Some(divider) => self.share_by(scores, rounding, divider),
+            None => {}
+        }
+    }
+
+    fn share_by(&mut self, scores: &Scores, rounding: Rounding, divide: impl Divide) {
         let largest = rounding == Rounding::LargestRemainder;
         let empty = || (0u128, largest.then(|| Counts::for_divisor(self.base)));
         let below = self.capped_above.unwrap_or(u128::MAX);
@@ -128,7 +138,7 @@ impl Derivation {
             .fold(empty, |(mut sum, mut counts), range| {
                 scores.each(range, |_, score| {
                     if score <= below {
-                        let (q, r) = divider.divide(score);
+                        let (q, r) = divide.divide(score);
                         sum += q;
                         if let Some(counts) = &mut counts {
                             counts.add(r);
@@ -141,7 +151,7 @@ impl Derivation {
         self.shared = quotients;
         if let Some(counts) = counts {
             let missing = self.pot - quotients;
-            let cut = largest_remainder::cut(missing, counts, &Shares { scores, divider, below });
+            let cut = largest_remainder::cut(missing, counts, &Shares { scores, divide, below });
             self.rounding = Rule::LargestRemainder(cut);
             self.shared = self.pot;
         }
@@ -149,13 +159,13 @@ impl Derivation {
 }
 
 /// The remainders of a share run, found again each time they are asked for rather than kept.
-struct Shares<'a> {
+struct Shares<'a, D> {
     scores: &'a Scores,
-    divider: Divider,
+    divide: D,
     below: u128,
 }
 
-impl Remainders for Shares<'_> {
+impl<D: Divide> Remainders for Shares<'_, D> {
     fn tasks(&self) -> impl IndexedParallelIterator<Item = Range<usize>> {
         self.scores.tasks()
     }
@@ -163,9 +173,40 @@ impl Remainders for Shares<'_> {
     fn each(&self, range: Range<usize>, mut take: impl FnMut(usize, u128)) {
         self.scores.each(range, |rank, score| {
             if score <= self.below {
-                take(rank, self.divider.divide(score).1);
+                take(rank, self.divide.divide(score).1);
             }
         });
+    }
+}
+
+/// Quotient and remainder of `pot * score / base`. The loops over all actors are compiled for each way to find them.
+trait Divide: Copy + Sync {
+    fn divide(&self, score: u128) -> (u128, u128);
+}
+
+impl Divide for Divider {
+    #[inline]
+    fn divide(&self, score: u128) -> (u128, u128) {
+        if let (Some(short), Ok(score)) = (&self.short, u64::try_from(score)) {
+            return short.divide(score);
+        }
+        self.long(score)
+    }
+}
+
+/// For scores below 2^64 only: see [`Scores::are_short`].
+impl Divide for Short {
+    #[inline]
+    fn divide(&self, score: u128) -> (u128, u128) {
+        Short::divide(self, score as u64)
+    }
+}
+
+impl Divide for Fractional {
+    #[inline]
+    fn divide(&self, score: u128) -> (u128, u128) {
+        let (q, r) = Fractional::divide(self, score as u64);
+        (q.into(), r.into())
     }
 }
 
@@ -186,14 +227,6 @@ impl Divider {
         // Shares: score <= base, so that pot bounds every quotient and pot * base every product. Tariffs: the pot is 1.
         let narrow = pot == 1 || pot.checked_mul(base).is_some();
         Some(Self { pot, divisor, short: Short::new(pot, base), narrow })
-    }
-
-    #[inline]
-    fn divide(&self, score: u128) -> (u128, u128) {
-        if let (Some(short), Ok(score)) = (&self.short, u64::try_from(score)) {
-            return short.divide(score);
-        }
-        self.long(score)
     }
 
     #[inline(never)]

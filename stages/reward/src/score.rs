@@ -203,6 +203,11 @@ impl Scores {
         })
     }
 
+    /// Whether all of them are below 2^64.
+    pub(crate) fn are_short(&self) -> bool {
+        self.high.is_none()
+    }
+
     /// Number of names, with or without a score.
     pub fn len(&self) -> usize {
         self.low.len()
@@ -350,10 +355,11 @@ impl Lane {
         let len = self.low.len();
         let parts = (0..len.div_ceil(ACTORS_PER_TASK)).into_par_iter().map(|task| {
             let range = task * ACTORS_PER_TASK..((task + 1) * ACTORS_PER_TASK).min(len);
-            match (&self.rest.high, &self.rest.idle) {
-                (None, None) => {
-                    let scores = &self.low[range];
-                    let positive = scores.iter().filter(|score| **score != 0).count() as u64;
+            match &self.rest.high {
+                None => {
+                    let scores = &self.low[range.clone()];
+                    // The top bit of x | -x says that x is not 0; the compiler makes vectors of this.
+                    let positive = scores.iter().map(|score| (score | score.wrapping_neg()) >> 63).sum();
                     // Halves, of which so many fit in a word.
                     let (mut low, mut high) = (0u64, 0u64);
                     for score in scores {
@@ -361,9 +367,9 @@ impl Lane {
                         high += score >> 32;
                     }
                     let total = Some((u128::from(high) << 32) + u128::from(low));
-                    Tally { actors: positive, positive, total }
+                    Tally { actors: positive + self.idle_only(range), positive, total }
                 }
-                _ => self.tally_wide(range),
+                Some(high) => self.tally_wide(range, high),
             }
         });
         let start = || Tally { actors: 0, positive: 0, total: Some(0) };
@@ -375,16 +381,29 @@ impl Lane {
         Tally { total: sum.total.filter(|_| !overflow), ..sum }
     }
 
-    fn tally_wide(&self, range: Range<usize>) -> Tally {
-        let mut tally = Tally { actors: 0, positive: 0, total: Some(0) };
-        for index in range {
-            let high = self.rest.high.as_ref().map_or(0, |high| high[index]);
-            let score = u128::from(high) << 64 | u128::from(self.low[index]);
-            let idle = self.rest.idle.as_ref().is_some_and(|idle| idle[index / 64] >> (index % 64) & 1 != 0);
-            tally.actors += u64::from(score != 0 || idle);
+    fn tally_wide(&self, range: Range<usize>, high: &[u64]) -> Tally {
+        let mut tally = Tally { actors: self.idle_only(range.clone()), positive: 0, total: Some(0) };
+        for (low, high) in self.low[range.clone()].iter().zip(&high[range]) {
+            let score = u128::from(*high) << 64 | u128::from(*low);
             tally.positive += u64::from(score != 0);
             tally.total = tally.total.and_then(|total| total.checked_add(score));
         }
+        tally.actors += tally.positive;
         tally
+    }
+
+    /// Actors of a range, which begins at a multiple of 64, that have rows but no score.
+    fn idle_only(&self, range: Range<usize>) -> u64 {
+        let Some(idle) = &self.rest.idle else { return 0 };
+        let mut count = 0;
+        for (word, mut bits) in idle[range.start / 64..range.end.div_ceil(64)].iter().copied().enumerate() {
+            while bits != 0 {
+                let index = range.start + 64 * word + bits.trailing_zeros() as usize;
+                let high = self.rest.high.as_ref().map_or(0, |high| high[index]);
+                count += u64::from(self.low[index] | high == 0);
+                bits &= bits - 1;
+            }
+        }
+        count
     }
 }

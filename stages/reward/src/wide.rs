@@ -133,6 +133,35 @@ impl Short {
     }
 }
 
+/// [`Short`] for a base below 2^63 and a pot below it: quotients of 64 bits at three multiplications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fractional {
+    pot: u64,
+    base: u64,
+    fraction: u64,
+}
+
+impl Short {
+    /// The same, when nothing but a fraction of a unit goes to a unit of score.
+    pub fn fractional(&self) -> Option<Fractional> {
+        (self.small && self.whole == 0).then(|| Fractional {
+            pot: self.pot as u64,
+            base: self.base as u64,
+            fraction: self.fraction,
+        })
+    }
+}
+
+impl Fractional {
+    /// Quotient and remainder of `pot * score / base`.
+    #[inline]
+    pub const fn divide(&self, score: u64) -> (u64, u64) {
+        let q = ((score as u128 * self.fraction as u128) >> 64) as u64;
+        let r = self.pot.wrapping_mul(score).wrapping_sub(q.wrapping_mul(self.base));
+        if r >= self.base { (q + 1, r - self.base) } else { (q, r) }
+    }
+}
+
 /// `n / d` bit by bit, for `n.0 < d`: once a run for the reciprocal, and the oracle of the tests.
 fn long_division((high, low): U256, d: u128) -> u128 {
     let (mut r, mut q) = (high, 0u128);
@@ -192,7 +221,11 @@ mod tests {
             let score = a as u64;
             let product = mul(b, score.into());
             if let Some(short) = Short::new(b, d).filter(|_| product.0 < d) {
-                prop_assert_eq!(short.divide(score), divisor.wide(product));
+                let (q, r) = divisor.wide(product);
+                prop_assert_eq!(short.divide(score), (q, r));
+                if let Some(fractional) = short.fractional() {
+                    prop_assert_eq!(fractional.divide(score), (q as u64, r as u64));
+                }
             }
             let product = mul(a, b);
             if product.0 < d {

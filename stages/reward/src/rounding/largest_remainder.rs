@@ -53,12 +53,15 @@ pub struct Counts {
     low: u128,
     shift: u32,
     counts: Vec<u64>,
+    /// Beside `counts[0]`: most remainders may be small, and counting them all in one place of memory would wait for it.
+    lowest: u64,
 }
 
 impl Counts {
     /// For the values `low .. low + 2^bits`.
     pub fn new(low: u128, bits: u32) -> Self {
-        Self { low, shift: bits.saturating_sub(BUCKET_BITS), counts: vec![0; 1 << bits.min(BUCKET_BITS)] }
+        let counts = vec![0; 1 << bits.min(BUCKET_BITS)];
+        Self { low, shift: bits.saturating_sub(BUCKET_BITS), counts, lowest: 0 }
     }
 
     /// For all remainders of a division by `d`.
@@ -70,7 +73,11 @@ impl Counts {
     #[inline]
     pub fn add(&mut self, value: u128) {
         let bucket = value.wrapping_sub(self.low) >> self.shift;
-        if let Some(count) = usize::try_from(bucket).ok().and_then(|bucket| self.counts.get_mut(bucket)) {
+        if bucket == 0 {
+            self.lowest += 1;
+        } else if let Some(count) =
+            usize::try_from(bucket).ok().and_then(|bucket| self.counts.get_mut(bucket))
+        {
             *count += 1;
         }
     }
@@ -78,18 +85,22 @@ impl Counts {
     /// Both together.
     pub fn merge(mut self, other: Self) -> Self {
         self.counts.iter_mut().zip(&other.counts).for_each(|(to, from)| *to += from);
+        self.lowest += other.lowest;
         self
     }
 }
 
 /// Finds the cut for `units` missing units, `counts` being those of all remainders. The remainders add up to
 /// `units * d` and each is below `d`, so that more than `units` of them are above zero, or `units` is 0.
-pub fn cut(units: u128, mut counts: Counts, remainders: &impl Remainders) -> Cut {
+pub fn cut(units: u128, counts: Counts, remainders: &impl Remainders) -> Cut {
     if units == 0 {
         return Cut::NONE;
     }
     let mut left = u64::try_from(units).unwrap_or(u64::MAX);
+    let mut next = counts;
     loop {
+        let mut counts = next;
+        counts.counts[0] += counts.lowest;
         // From the top, the part in which the last unit falls.
         let mut bucket = counts.counts.len();
         let inside = loop {
@@ -128,7 +139,7 @@ pub fn cut(units: u128, mut counts: Counts, remainders: &impl Remainders) -> Cut
             return Cut { units, remainder: low, last_rank: nth_equal(left, low, remainders) };
         }
         let bits = counts.shift;
-        counts = remainders
+        next = remainders
             .tasks()
             .fold(
                 || Counts::new(low, bits),
