@@ -190,6 +190,7 @@ fn stream<S: RowSink>(
             let (next, checked) = rayon::join(|| hashing.window(rest), || ready.check());
             parser.note(checked)?;
             fresh = next?;
+            hashing.spare.extend(parser.release());
             continue;
         }
         let mut limits = (0, 0);
