@@ -536,7 +536,8 @@ impl Engine {
             let derivation = serde_json::to_vec(&Kept::of(&outcome, &names)).map_err(|e| internal(&e))?;
             let mut text =
                 |to: &mut dyn Write| outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece));
-            let mut arrow = |to: &mut dyn Write| table::write_arrow(&outcome, &names, policy.scale(), to);
+            let mut arrow =
+                |to: &mut dyn Write| table::write_arrow(&self.pool, &outcome, &names, policy.scale(), to);
             store.put_run(
                 &manifest.tenant,
                 &manifest.epoch_id,
@@ -576,10 +577,18 @@ impl Engine {
             kept: Kept::of(outcome, names),
         };
         write_file(&out.dir, "manifest.json", |to| to.write_all(&outcome.manifest_bytes))?;
-        write_file(&out.dir, part::TEXT, |to| {
-            outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece))
+        // Beside each other: the text is as it will be, the other has to be made.
+        std::thread::scope(|scope| {
+            let text = scope.spawn(|| {
+                write_file(&out.dir, part::TEXT, |to| {
+                    outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece))
+                })
+            });
+            write_file(&out.dir, part::ARROW, |to| {
+                table::write_arrow(&self.pool, outcome, names, policy.scale(), to)
+            })?;
+            text.join().unwrap_or_else(|_| Err(io::Error::other("the text could not be written")))
         })?;
-        write_file(&out.dir, part::ARROW, |to| table::write_arrow(outcome, names, policy.scale(), to))?;
         write_file(&out.dir, RECORD, |to| Ok(serde_json::to_writer(to, &record)?))
     }
 

@@ -2,19 +2,22 @@
 //! payout (contract §5). A convenience; nothing is committed to these encodings.
 
 use crate::epoch::Names;
-use arrow_array::builder::{Decimal128Builder, StringBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Decimal128Type;
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{ArrayRef, Decimal128Array, RecordBatch, StringArray};
+use arrow_buffer::OffsetBuffer;
 use arrow_ipc::reader::FileReader;
 use arrow_ipc::writer::{FileWriter, StreamWriter};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
+use rayon::prelude::*;
+use rewarder_flow::Pool;
 use rewarder_reward::Outcome;
 use std::io::{self, Read, Seek, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
-/// Rows of one batch.
-const BATCH_ROWS: usize = 64 * 1024;
+/// Places of the canonical order that make a batch: the recipients among them are its rows.
+const BATCH_RANKS: usize = 64 * 1024;
 
 fn schema(scale: u8) -> Arc<Schema> {
     Arc::new(Schema::new(vec![
@@ -24,47 +27,30 @@ fn schema(scale: u8) -> Arc<Schema> {
     ]))
 }
 
-struct Columns {
-    schema: Arc<Schema>,
-    actors: StringBuilder,
-    scores: Decimal128Builder,
-    payouts: Decimal128Builder,
-    rows: usize,
-}
-
-impl Columns {
-    fn new(scale: u8) -> Self {
-        Self {
-            schema: schema(scale),
-            actors: StringBuilder::new(),
-            scores: Decimal128Builder::new(),
-            payouts: Decimal128Builder::new(),
-            rows: 0,
-        }
-    }
-
-    fn push(&mut self, actor: &str, score: u128, payout: u128) {
-        self.actors.append_value(actor);
+/// The recipients among some places of the canonical order, as columns.
+fn batch(
+    outcome: &Outcome,
+    names: &(impl Names + ?Sized),
+    schema: &Arc<Schema>,
+    ranks: Range<usize>,
+) -> Result<RecordBatch, ArrowError> {
+    let (mut text, mut ends, mut scores, mut payouts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    outcome.recipients_among(ranks, names, |actor, score, payout| {
+        text.extend_from_slice(actor);
+        ends.push(actor.len());
         // Both are below 10^38, which a payable run has shown.
-        self.scores.append_value(score as i128);
-        self.payouts.append_value(payout as i128);
-        self.rows += 1;
-    }
-
-    fn batch(&mut self) -> Result<RecordBatch, ArrowError> {
-        self.rows = 0;
-        let decimal =
-            |builder: &mut Decimal128Builder, scale: i8| builder.finish().with_precision_and_scale(38, scale);
-        let DataType::Decimal128(_, scale) = *self.schema.field(1).data_type() else {
-            unreachable!("see schema()")
-        };
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(self.actors.finish()),
-            Arc::new(decimal(&mut self.scores, scale)?),
-            Arc::new(decimal(&mut self.payouts, 0)?),
-        ];
-        RecordBatch::try_new(self.schema.clone(), columns)
-    }
+        scores.push(score as i128);
+        payouts.push(payout as i128);
+    });
+    let decimals = |values: Vec<i128>, column: usize| {
+        Decimal128Array::from(values).with_data_type(schema.field(column).data_type().clone())
+    };
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::try_new(OffsetBuffer::from_lengths(ends), text.into(), None)?),
+        Arc::new(decimals(scores, 1)),
+        Arc::new(decimals(payouts, 2)),
+    ];
+    RecordBatch::try_new(schema.clone(), columns)
 }
 
 fn other(e: ArrowError) -> io::Error {
@@ -74,29 +60,30 @@ fn other(e: ArrowError) -> io::Error {
     }
 }
 
-/// Writes `allocations.arrow`, an Arrow IPC file.
+/// Writes `allocations.arrow`, an Arrow IPC file. Batches are made on the pool, as many at once as it has threads.
 ///
 /// # Errors
 /// Those of the writer.
-pub fn write_arrow(outcome: &Outcome, names: &dyn Names, scale: u8, to: impl Write) -> io::Result<()> {
-    let mut columns = Columns::new(scale);
-    let mut writer = FileWriter::try_new(to, &columns.schema).map_err(other)?;
-    let mut failed = None;
-    outcome.recipients(names, |actor, score, payout| {
-        // Names were checked to be UTF-8 when they were decoded.
-        columns.push(&String::from_utf8_lossy(actor), score, payout);
-        if columns.rows == BATCH_ROWS
-            && failed.is_none()
-            && let Err(e) = columns.batch().and_then(|batch| writer.write(&batch))
-        {
-            failed = Some(e);
+pub fn write_arrow(
+    pool: &Pool,
+    outcome: &Outcome,
+    names: &(impl Names + ?Sized),
+    scale: u8,
+    to: impl Write,
+) -> io::Result<()> {
+    let schema = schema(scale);
+    let mut writer = FileWriter::try_new(to, &schema).map_err(other)?;
+    let len = outcome.scores.len();
+    let ranges: Vec<Range<usize>> =
+        (0..len).step_by(BATCH_RANKS).map(|start| start..(start + BATCH_RANKS).min(len)).collect();
+    for group in ranges.chunks(pool.threads().max(1)) {
+        let made = pool.install(|| {
+            let batches = group.par_iter().map(|ranks| batch(outcome, names, &schema, ranks.clone()));
+            batches.collect::<Result<Vec<_>, _>>()
+        });
+        for batch in made.map_err(other)?.iter().filter(|batch| batch.num_rows() > 0) {
+            writer.write(batch).map_err(other)?;
         }
-    });
-    if let Some(e) = failed {
-        return Err(other(e));
-    }
-    if columns.rows > 0 {
-        columns.batch().and_then(|batch| writer.write(&batch)).map_err(other)?;
     }
     writer.finish().map_err(other)
 }

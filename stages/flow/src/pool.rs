@@ -32,6 +32,11 @@ impl Pool {
         self.0.load().current_num_threads()
     }
 
+    /// Runs `work` on the pool and waits for it: from a thread that may block. A panic goes on in that thread.
+    pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.0.load_full().install(work)
+    }
+
     /// Runs `work` on the pool; what it does in parallel with rayon stays there too. A panic comes back as an
     /// error. If the returned future is dropped before the work begins, the work is skipped; once it has
     /// begun, it runs to its end and its result is thrown away.

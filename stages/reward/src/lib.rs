@@ -35,6 +35,7 @@ use rewarder_model::manifest::{self, Inputs, PolicyRef};
 use rewarder_model::{
     Amount, Cid, Manifest, Names, Policy, SnapshotHeader, Status, Totals, Unpayable, run_key,
 };
+use std::ops::Range;
 
 /// A finished computation: everything that the sealed inputs determine.
 #[derive(Debug)]
@@ -114,11 +115,21 @@ pub fn compute(
 
 impl Outcome {
     /// Every recipient in canonical order: name, score, payout. The table again, with what led to it.
-    pub fn recipients(&self, names: &(impl Names + ?Sized), mut take: impl FnMut(&[u8], u128, u128)) {
+    pub fn recipients(&self, names: &(impl Names + ?Sized), take: impl FnMut(&[u8], u128, u128)) {
+        self.recipients_among(0..self.scores.len(), names, take);
+    }
+
+    /// Those of them whose names stand at these places of the canonical order.
+    pub fn recipients_among(
+        &self,
+        ranks: Range<usize>,
+        names: &(impl Names + ?Sized),
+        mut take: impl FnMut(&[u8], u128, u128),
+    ) {
         let Some(derivation) = &self.derivation else { return };
         let payer = Payer::new(derivation);
         let order = names.order();
-        self.scores.each_from(0..self.scores.len(), payer.dust_below(), |rank, score| {
+        self.scores.each_from(ranks, payer.dust_below(), |rank, score| {
             let payout = payer.steps(score, rank).payout;
             if payout > 0 {
                 take(names.name(order.map_or(rank, |order| order[rank] as usize)), score, payout);
