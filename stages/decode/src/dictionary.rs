@@ -237,6 +237,10 @@ impl Ready<'_> {
     /// Checks the values whose bytes are all there.
     pub fn check(&self) -> Result<Checked, Broken> {
         let none = Checked { upto: self.checked, sorted: true };
+        // Without values there may be no offsets either, not even the first.
+        if self.len == 0 {
+            return Ok(none);
+        }
         let Some(offsets) = self.there.get(self.offsets.clone()) else { return Ok(none) };
         let text_end = self.there.len().min(self.values.end);
         let Some(text) = self.there.get(self.values.start..text_end) else { return Ok(none) };

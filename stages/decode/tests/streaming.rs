@@ -195,6 +195,34 @@ fn dictionaries_of_any_size() {
     }
 }
 
+/// Dictionaries that lie about themselves and are longer than what is read at once: found out, not tripped over.
+#[test]
+fn odd_dictionaries_of_several_windows() {
+    use forge::Batch;
+    let long = vec![b'a'; 2 * WINDOW + 5];
+    let offsets = |ends: &[u32]| ends.iter().flat_map(|end| end.to_le_bytes()).collect::<Vec<u8>>();
+    let tell = |values: usize, offsets: &[u8]| {
+        let (batch, body) = Batch::of(values, 1, &[&[], offsets, &long]);
+        let dictionary =
+            Message::new(Header::Dictionary { id: 0, is_delta: false, batch: Some(batch) }, body);
+        let messages = vec![forge::schema(), dictionary, forge::dictionary(1, &CATEGORIES)];
+        let bytes = Stream { messages, tail: forge::END.to_vec() }.encode();
+        let result = in_pool(2, || decode(&bytes[..], None, &Progress::default(), sink));
+        result.map(|decoded| decoded.actors.len()).map_err(|error| match error {
+            DecodeError::Invalid { fault, .. } => fault,
+            other => panic!("{other}"),
+        })
+    };
+    assert_eq!(tell(0, &[]), Ok(0), "bytes that no value uses");
+    assert_eq!(tell(0, &offsets(&[0])), Ok(0));
+    assert_eq!(tell(0, &offsets(&[long.len() as u32 + 1])), Err(Fault::OffsetsInvalid));
+    assert_eq!(tell(1, &offsets(&[0, 200])), Ok(1));
+    assert_eq!(tell(1, &offsets(&[0, long.len() as u32])), Err(Fault::ActorTooLong));
+    assert_eq!(tell(2, &offsets(&[long.len() as u32, 3, 4])), Err(Fault::OffsetsInvalid));
+    assert_eq!(tell(3, &offsets(&[0, 3, u32::MAX, 4])), Err(Fault::OffsetsInvalid));
+    assert_eq!(tell(3, &offsets(&[0, 3, 3, 4])), Err(Fault::ActorEmpty));
+}
+
 /// Ends and beginnings of messages, bodies and buffers on, just before and just behind the border of a leaf.
 #[test]
 fn borders_of_leaves() {
