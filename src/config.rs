@@ -192,6 +192,16 @@ settings! {
     quarantine_max_entries: Count = Count(4096), Count(256), false;
     /// Most bytes of intents held in quarantine.
     quarantine_max_bytes: u64 = 64 << 20, 1 << 20, false;
+    /// A brownout begins when the p99 of ledger attempts is above this …
+    brownout_p99_ms: Millis = Millis(250), Millis(250), true;
+    /// … or when this many attempts in a row have failed.
+    brownout_failures: Count = Count(10), Count(10), true;
+    /// A brownout ends when p95 has been below this …
+    brownout_exit_p95_ms: Millis = Millis(100), Millis(100), true;
+    /// … for so long, with the quarantine and the work queue below their soft limits.
+    brownout_exit_ms: Millis = Millis(600_000), Millis(600_000), true;
+    /// Time between probes of a ledger that is browned out.
+    brownout_probe_ms: Millis = Millis(1000), Millis(1000), true;
     /// Answer dry runs while emission is latched off.
     latched_dry_runs: bool = true, true, true;
     /// Text or JSON.

@@ -6,19 +6,19 @@ use crate::health::Health;
 use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
 use crate::refusal::Refusal;
 use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL};
-use crate::world::{SystemClock, SystemEntropy};
+use crate::world::{Runtime, SystemClock, SystemEntropy};
 use arc_swap::ArcSwap;
 use metrics::{Histogram, counter, histogram};
 use rewarder_admit::check::Pass;
 use rewarder_admit::single_flight::Follow;
 use rewarder_admit::{Checker, Inflight, Inside, Keyring, Limiter, Limits, LocalVerifier, SingleFlight};
 use rewarder_emit::{
-    Answer as LedgerSaid, AttestKey, Audit, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
-    HttpLedger, Latch, Ledger, LedgerError, LedgerUrl, Quarantine, QuarantineConfig, Record as LedgerRecord,
-    ReemitConfig, Surroundings, Verdict,
+    AttestKey, Audit, BreakerConfig, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
+    HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, QuarantineConfig, ReemitConfig, Spool, Surroundings,
 };
 use rewarder_flow::{Controls, Envelope, Pipeline, Pool, PushError, Unanswered, ticket};
-use rewarder_model::world::{BoxFuture, Clock, Entropy};
+use rewarder_model::world::disk::{Disk, RealDisk};
+use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, EpochId, Intent, LedgerResult, PolicyId, Reason, Status, TenantId, run_key};
 use rewarder_store::{Store, StoreConfig};
 use std::collections::{HashMap, VecDeque};
@@ -131,28 +131,30 @@ pub async fn ledger(
     })
 }
 
-/// A ledger that is never there: what `--brownout-allow` drills with.
-struct Brownout;
-
-impl Brownout {
-    fn silent<T: Send + 'static>() -> BoxFuture<'static, Result<T, LedgerError>> {
-        let detail = "a drill: the ledger is said not to answer (--brownout-allow)".to_owned();
-        Box::pin(async { Err(LedgerError { verdict: Verdict::Retry, retry_after: None, detail }) })
+/// When a brownout begins and ends, from settings.
+fn breaker(settings: &Settings) -> BreakerConfig {
+    BreakerConfig {
+        health: HealthConfig {
+            p99_max: settings.brownout_p99_ms.into(),
+            // Counts are between 1 and a million.
+            failures_max: settings.brownout_failures.0 as u32,
+            ..HealthConfig::default()
+        },
+        exit_p95: settings.brownout_exit_p95_ms.into(),
+        exit_after: settings.brownout_exit_ms.into(),
+        probe_every: settings.brownout_probe_ms.into(),
     }
 }
 
-impl Ledger for Brownout {
-    fn submit<'a>(&'a self, _: &'a Intent) -> BoxFuture<'a, Result<LedgerSaid, LedgerError>> {
-        Self::silent()
-    }
-
-    fn lookup<'a>(&'a self, _: &'a Cid) -> BoxFuture<'a, Result<Option<LedgerRecord>, LedgerError>> {
-        Self::silent()
-    }
-
-    fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        Self::silent()
-    }
+/// The disk under the state directory; none under amnesia.
+///
+/// # Errors
+/// When the directory cannot be made.
+pub fn disk(settings: &Settings) -> Result<Option<Arc<dyn Disk>>, StartError> {
+    let Some(dir) = state_dir(settings) else { return Ok(None) };
+    let disk = RealDisk::new(dir)
+        .map_err(|e| failed(&format!("the state directory {} cannot be made", dir.display()))(&e))?;
+    Ok(Some(Arc::new(disk)))
 }
 
 /// Everything that delivery needs, from settings.
@@ -163,13 +165,9 @@ pub async fn deliverer(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
-    brownout: bool,
 ) -> Result<Arc<Deliverer>, StartError> {
-    let dir = state_dir(settings);
-    if let Some(dir) = dir {
-        std::fs::create_dir_all(dir)
-            .map_err(|e| failed(&format!("the state directory {} cannot be made", dir.display()))(&e))?;
-    }
+    let (dir, disk) = (state_dir(settings), disk(settings)?);
+    let spawn: Arc<dyn Spawn> = Arc::new(Runtime);
     let audit = Arc::new(Audit::open(dir).map_err(|e| failed("the audit log cannot be opened")(&e))?);
     let latch =
         Arc::new(Latch::open(dir, audit).map_err(|e| failed("the emission latch cannot be read")(&e))?);
@@ -177,12 +175,12 @@ pub async fn deliverer(
         entries_max: settings.quarantine_max_entries.0 as u64,
         bytes_max: settings.quarantine_max_bytes,
     };
-    let quarantine = Quarantine::open(dir, quarantine, &**clock)
+    let spool = Spool::open(disk, quarantine, &**clock, spawn.clone())
         .await
-        .map_err(|e| failed("the quarantine buffer cannot be opened")(&e))?;
-    let ledger =
-        if brownout { Arc::new(Brownout) } else { ledger(&settings.ledger_url, dir, &**clock).await? };
-    let around = Surroundings { ledger, quarantine, latch, clock: clock.clone(), entropy: entropy.clone() };
+        .map_err(|e| failed("the spool cannot be opened")(&e))?;
+    let ledger = ledger(&settings.ledger_url, dir, &**clock).await?;
+    let (clock, entropy) = (clock.clone(), entropy.clone());
+    let around = Surroundings { ledger, spool, latch, clock, entropy, spawn };
     let deadline = Duration::from(settings.ledger_deadline_ms);
     let delivery = DeliveryConfig {
         deadline,
@@ -190,7 +188,7 @@ pub async fn deliverer(
         attempt: DeliveryConfig::default().attempt.min(deadline),
         ..DeliveryConfig::default()
     };
-    Ok(Deliverer::new(around, delivery, ReemitConfig::default(), HealthConfig::default()))
+    Ok(Deliverer::new(around, delivery, ReemitConfig::default(), breaker(settings)))
 }
 
 fn limits(settings: &Settings) -> Limits {
@@ -201,6 +199,37 @@ fn limits(settings: &Settings) -> Limits {
 
 fn nonzero(count: config::Count) -> NonZeroUsize {
     NonZeroUsize::new(count.0).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// What happens in delivery goes to the bus.
+fn tell(deliverer: &Arc<Deliverer>, bus: &Bus, clock: &Arc<dyn Clock>) {
+    let (bus, clock) = (bus.clone(), clock.clone());
+    deliverer.listen(move |notice| {
+        let event = match notice {
+            Notice::Latched { kind } => Event::EmissionLatched { kind },
+            Notice::Released => Event::EmissionReleased {},
+            Notice::Brownout(change) if change.to == Mode::Open => {
+                Event::LedgerEgressDegraded { why: change.why }
+            }
+            Notice::Brownout(change) => Event::LedgerEgressRecovering { mode: change.to.as_str() },
+        };
+        bus.publish(clock.unix(), event);
+    });
+}
+
+/// What becomes of a run is kept beside it.
+fn record(deliverer: &Arc<Deliverer>, store: &Store) {
+    let store = store.clone();
+    deliverer.record(move |intent: &Intent, delivered: &Delivered| {
+        let (store, tenant, run_key) = (store.clone(), intent.tenant.clone(), intent.run_key);
+        let json = delivered.to_json(intent);
+        Box::pin(async move {
+            let written = pipeline::blocking(move || Ok(store.set_delivery(&tenant, &run_key, &json)?)).await;
+            if let Err(error) = written {
+                tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
+            }
+        })
+    });
 }
 
 impl Service {
@@ -216,7 +245,7 @@ impl Service {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let dir = state_dir(&settings);
-        let deliverer = deliverer(&settings, &clock, &entropy, brownout).await?;
+        let deliverer = deliverer(&settings, &clock, &entropy).await?;
         let key = AttestKey::open(dir, &*entropy)
             .map_err(|e| failed("the attestation key cannot be opened")(&e))?;
         let store =
@@ -227,6 +256,11 @@ impl Service {
         let pool = Pool::new(nonzero(settings.concurrency_compute_workers))
             .map_err(|e| failed("the compute pool")(&e))?;
         let bus = Bus::new();
+        tell(&deliverer, &bus, &clock);
+        record(&deliverer, &store);
+        if brownout {
+            deliverer.begin_drill();
+        }
         let engine = Arc::new(Engine {
             pool,
             store: Some(store),
@@ -467,6 +501,9 @@ impl Service {
         self.limiter.reload(limits(&next));
         self.inflight.resize(nonzero(next.max_inflight));
         self.checker.reload(next.cap_budget_ms.into());
+        if let Some(deliverer) = &self.engine.deliverer {
+            deliverer.reload(breaker(&next));
+        }
         for (name, stage) in next.stages.each() {
             self.controls.resize(name, stage).map_err(|e| ConfigError(e.to_string()))?;
         }
@@ -502,17 +539,11 @@ impl Service {
         }
     }
 
-    /// Sends quarantined intents again until `stop`, and records what becomes of them.
+    /// Sends quarantined intents again until `stop`.
     pub async fn reemit(self: &Arc<Self>, stop: BoxFuture<'static, ()>) {
         let Ok(deliverer) = self.deliverer() else { return };
         let it = self.clone();
-        let settled = move |intent: &Intent, delivered: &rewarder_emit::Delivered| {
-            if let Ok(store) = it.store()
-                && let Err(error) =
-                    store.set_delivery(&intent.tenant, &intent.run_key, &delivered.to_json(intent))
-            {
-                tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
-            }
+        let settled = move |_: &Intent, delivered: &Delivered| {
             it.bus().publish(
                 it.clock().unix(),
                 Event::IntentReemitted { result: delivered.ledger_result().as_str() },

@@ -214,11 +214,14 @@ async fn watch_health(service: Arc<Service>) {
     let (mut probed, mut ledger_down) = (None::<Duration>, false);
     loop {
         let now = clock.monotonic();
-        if probed.is_none_or(|probed| now.saturating_sub(probed) >= PROBE_EVERY) {
-            if let Ok(deliverer) = service.deliverer() {
+        if let Ok(deliverer) = service.deliverer() {
+            let every =
+                if deliverer.degraded() { service.settings().brownout_probe_ms.into() } else { PROBE_EVERY };
+            if probed.is_none_or(|probed| now.saturating_sub(probed) >= every) {
                 ledger_down = deliverer.probe().await.is_err();
+                probed = Some(now);
             }
-            probed = Some(now);
+            deliverer.look(!missing(&service, false).contains(&Cause::QueueSoftLimit));
         }
         service.health.set(missing(&service, ledger_down), clock.unix());
         clock.sleep(HEALTH_EVERY).await;
@@ -235,7 +238,7 @@ fn missing(service: &Service, ledger_down: bool) -> Vec<Cause> {
             missing.push(Cause::EmissionLatched);
         }
         // Soft limits are four fifths (runbook §10).
-        if deliverer.quarantine().depth() * 5 > service.settings().quarantine_max_entries.0 as u64 * 4 {
+        if deliverer.spool().depth() * 5 > service.settings().quarantine_max_entries.0 as u64 * 4 {
             missing.push(Cause::QuarantineSoftLimit);
         }
     }

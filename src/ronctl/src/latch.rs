@@ -8,14 +8,15 @@ use crate::failure::{Done, Failure};
 use crate::http::runtime;
 use crate::say;
 use clap::{Args, Subcommand};
-use rewarder_emit::{Audit, Latch, Quarantine, QuarantineConfig};
+use rewarder_emit::{Audit, Latch, QuarantineConfig, Spool};
 use rewarder_model::world::Clock;
+use rewarder_model::world::disk::{Disk, RealDisk};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
 use svc_rewarder::config::{self, ConfigArgs};
 use svc_rewarder::run::exit;
-use svc_rewarder::world::SystemClock;
+use svc_rewarder::world::{Runtime, SystemClock};
 
 /// The emission latch.
 #[derive(Subcommand)]
@@ -97,7 +98,9 @@ fn release(place: &Place, reason: &str, json: bool) -> Done {
     let dir = place.dir()?;
     let clock = SystemClock::start();
     let bounds = QuarantineConfig::default();
-    let _lock = runtime()?.block_on(Quarantine::open(Some(&dir), bounds, &clock)).map_err(|e| {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&dir).map_err(Failure::new)?);
+    let spool = async { Spool::open(Some(disk), bounds, &clock, Arc::new(Runtime)).await };
+    let _lock = runtime()?.block_on(spool).map_err(|e| {
         Failure::new(format!("{e}\n  Stop the service first: a running one would not notice the release"))
     })?;
     let audit = Arc::new(Audit::open(Some(&dir)).map_err(Failure::new)?);

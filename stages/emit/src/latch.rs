@@ -88,6 +88,22 @@ impl Latch {
         self.latched.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The audit log.
+    pub fn audit(&self) -> &Arc<Audit> {
+        &self.audit
+    }
+
+    /// Turns emission off in memory; whoever calls this calls [`set`](Self::set) next, which may wait for the disk.
+    pub fn set_in_memory(&self, reason: &str, unix: Duration) {
+        self.set.store(true, Ordering::SeqCst);
+        let mut latched = self.latched.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set.store(true, Ordering::SeqCst);
+        latched.get_or_insert_with(|| Latched {
+            reason: clip(reason, REASON_BYTES_MAX).into(),
+            since_unix_ms: millis(unix),
+        });
+    }
+
     /// Turns emission off. The first reason stands; later ones are only in the audit log. Blocks on the disk.
     ///
     /// # Errors

@@ -73,6 +73,10 @@ pub enum Event {
     Woke,
     /// Emission has been turned off.
     EmissionOff,
+    /// The breaker is open.
+    Brownout,
+    /// The process has no retries left to spend.
+    NoBudget,
 }
 
 /// What to do next.
@@ -242,6 +246,8 @@ pub fn step(mut state: Delivery, event: Event, now: Duration) -> (Delivery, Vec<
     let actions = match (state.phase, event) {
         (Phase::Done, _) => Vec::new(),
         (_, Event::EmissionOff) => state.hold("emission is latched off"),
+        (_, Event::Brownout) => state.hold("the ledger is browned out"),
+        (_, Event::NoBudget) => state.hold("the retry budget of the process is spent"),
         (Phase::Pending, Event::Begin) => {
             state.deadline = now + state.config.deadline;
             let first = if state.unknown { Next::Lookup } else { Next::Submit };
@@ -252,8 +258,10 @@ pub fn step(mut state: Delivery, event: Event, now: Duration) -> (Delivery, Vec<
         (Phase::Sent | Phase::Asking, Event::TimedOut) => {
             state.failed(LedgerError::new(Verdict::Unknown, "the ledger did not answer in time"), now)
         }
+        // Settled by this emission, or by one before it, of which a crash may have taken the answer.
         (Phase::Asking, Event::Found(Some(record))) if record == state.ours => {
-            state.finish(Outcome::Accepted)
+            let submitted = state.submits_left <= state.config.retries_max;
+            state.finish(if submitted { Outcome::Accepted } else { Outcome::Dup })
         }
         (Phase::Asking, Event::Found(Some(record))) => state.foreign(record),
         (Phase::Asking, Event::Found(None)) => {
