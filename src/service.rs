@@ -131,6 +131,16 @@ pub async fn ledger(
     })
 }
 
+/// The sealed store.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn store(settings: &Settings) -> Result<Store, StartError> {
+    let dir = state_dir(settings).map(|dir| dir.join("store"));
+    let store = StoreConfig { dir, store_bytes_max: settings.store_max_bytes };
+    Store::open(&store).map_err(|e| failed("the sealed store cannot be opened")(&e))
+}
+
 /// When a brownout begins and ends, from settings.
 fn breaker(settings: &Settings) -> BreakerConfig {
     BreakerConfig {
@@ -166,6 +176,20 @@ pub async fn deliverer(
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Arc<Deliverer>, StartError> {
+    let ledger = ledger(&settings.ledger_url, state_dir(settings), &**clock).await?;
+    deliverer_with(settings, clock, entropy, ledger).await
+}
+
+/// The same with a ledger of one's own.
+///
+/// # Errors
+/// When the state directory cannot be used.
+pub async fn deliverer_with(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+    ledger: Arc<dyn Ledger>,
+) -> Result<Arc<Deliverer>, StartError> {
     let (dir, disk) = (state_dir(settings), disk(settings)?);
     let spawn: Arc<dyn Spawn> = Arc::new(Runtime);
     let audit = Arc::new(Audit::open(dir).map_err(|e| failed("the audit log cannot be opened")(&e))?);
@@ -178,7 +202,6 @@ pub async fn deliverer(
     let spool = Spool::open(disk, quarantine, &**clock, spawn.clone())
         .await
         .map_err(|e| failed("the spool cannot be opened")(&e))?;
-    let ledger = ledger(&settings.ledger_url, dir, &**clock).await?;
     let (clock, entropy) = (clock.clone(), entropy.clone());
     let around = Surroundings { ledger, spool, latch, clock, entropy, spawn };
     let deadline = Duration::from(settings.ledger_deadline_ms);
@@ -248,9 +271,7 @@ impl Service {
         let deliverer = deliverer(&settings, &clock, &entropy).await?;
         let key = AttestKey::open(dir, &*entropy)
             .map_err(|e| failed("the attestation key cannot be opened")(&e))?;
-        let store =
-            StoreConfig { dir: dir.map(|dir| dir.join("store")), store_bytes_max: settings.store_max_bytes };
-        let store = Store::open(&store).map_err(|e| failed("the sealed store cannot be opened")(&e))?;
+        let store = store(&settings)?;
         let keyring = Keyring::load(&settings.cap_keys_file).map_err(|e| failed("cap_keys_file")(&e))?;
         let verifier = Arc::new(LocalVerifier::new(keyring));
         let pool = Pool::new(nonzero(settings.concurrency_compute_workers))
@@ -290,6 +311,21 @@ impl Service {
             entry,
         });
         Ok((service, pipeline))
+    }
+
+    /// Serves operators on the control socket until it is dropped; under amnesia there is none.
+    pub async fn operators(self: &Arc<Self>) {
+        let settings = self.settings();
+        let (Some(dir), Some(deliverer)) = (state_dir(&settings), &self.engine.deliverer) else { return };
+        match crate::control::bind(dir) {
+            Ok(listener) => {
+                crate::control::serve(listener, deliverer.clone(), self.engine.store.clone()).await
+            }
+            Err(error) => tracing::error!(
+                %error,
+                "the control socket in STATE_DIR cannot be made; operators can act on the stopped service only"
+            ),
+        }
     }
 
     /// The settings in force.

@@ -94,6 +94,10 @@ pub async fn run(
             .await;
         })
     };
+    let control = {
+        let it = service.clone();
+        tokio::spawn(async move { it.operators().await })
+    };
     let admin = Admin { service: service.clone(), metrics, process: Process::new() };
     let operators =
         tokio::spawn(accept(bound.metrics, stopped.clone(), read_timeout(&service), move |request| {
@@ -138,8 +142,13 @@ pub async fn run(
     }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(LINGER, async { tokio::join!(tenants, operators, reemit) }).await;
-    for task in [listener, health, reload] {
+    for task in [listener, health, reload, control] {
         task.abort();
+    }
+    if let Ok(deliverer) = service.deliverer()
+        && deliverer.spool().is_volatile()
+    {
+        deliverer.spool().wipe();
     }
     Ok(drained)
 }

@@ -205,6 +205,8 @@ class Service:
             "tenant_rps_max": 1_000_000,
             "rps_max": 1_000_000,
             "concurrency_compute_workers": 1,
+            # Ten minutes of patience are for people.
+            "brownout_exit_ms": 500, "brownout_probe_ms": 100,
         } | (settings or {})
         self.stages = stages or {}
         self.token = token()

@@ -161,6 +161,14 @@ impl Audit {
     }
 }
 
+/// The lines of a log, without a last one that is not whole.
+///
+/// # Errors
+/// The number of the first line, counted from 1, that does not follow from the one before.
+pub fn verify(bytes: &[u8]) -> Result<Vec<Line>, usize> {
+    check(bytes).map(|(lines, ..)| lines)
+}
+
 /// The lines of a log, the CID of the last, and the bytes that whole lines take; or the number of the first
 /// wrong line.
 fn check(bytes: &[u8]) -> Result<(Vec<Line>, Cid, u64), usize> {

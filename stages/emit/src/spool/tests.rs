@@ -509,6 +509,7 @@ fn the_log_is_replaced_when_it_is_mostly_dead() {
             longest.max(segments(&*disk).iter().map(|path| disk.file_len(path).unwrap().unwrap()).sum());
     }
     assert!((3 << 20..5 << 20).contains(&longest), "{longest}");
+    drop(spool);
     assert_eq!(open(disk).unwrap().found().entries, 0);
 }
 
