@@ -2,25 +2,13 @@
 //! randomness.
 //!
 //! ```text
-//! state     event                      ->  state     action
-//! pending   begin                          sent      submit            (asking, lookup: if it may be settled already)
-//! sent      accepted                       done      finish accepted
-//! sent      dup, ours                      done      finish dup
-//! sent      dup or conflict, our key,
-//!           another commitment             done      latch, finish foreign dup
-//! sent      conflict, another key          done      finish conflict
-//! sent      refused                        done      finish refused
-//! sent      retry                          waiting   wait, then submit
-//! sent      unknown | time-out             waiting   wait, then lookup
-//! waiting   woke                           sent | asking
-//! asking    found, ours                    done      finish accepted
-//! asking    found, another commitment      done      latch, finish foreign dup
-//! asking    not found                      sent      submit
-//! asking    any error | time-out           waiting   wait, then lookup
-//! any       emission off                   done      finish held
-//! any       no time or no tries left       done      finish held
-//! done      anything                       done      -
+//! pending ─► sent ─► done: accepted | dup-ours | conflict | permanent | foreign dup (latches) | held
+//!             │ ▲
+//!             ▼ │ not found
+//!          unknown ─► asking ─► done
 //! ```
+//!
+//! docs/EMIT.md holds the whole table, made from this code ([`super::table`]).
 //!
 //! The laws: nothing is sent while an outcome is unknown; at most `1 + retries_max` submissions and as many
 //! questions; nothing begins after the deadline; a dup is a success only if the commitment is ours. An event
@@ -150,6 +138,19 @@ impl Delivery {
     /// Whether it is over.
     pub fn is_done(&self) -> bool {
         self.phase == Phase::Done
+    }
+
+    /// The state in a word, as the docs call it.
+    pub fn name(&self) -> &'static str {
+        match self.phase {
+            Phase::Pending if self.unknown => "pending, unknown",
+            Phase::Pending => "pending",
+            Phase::Sent => "sent",
+            Phase::Waiting(Next::Submit) => "waiting to send",
+            Phase::Waiting(Next::Lookup) => "unknown",
+            Phase::Asking => "asking",
+            Phase::Done => "done",
+        }
     }
 
     fn finish(&mut self, outcome: Outcome) -> Vec<Action> {

@@ -5,6 +5,7 @@
 
 mod driver;
 pub mod machine;
+pub mod table;
 
 pub(crate) use driver::Permit;
 pub use driver::{Delivered, Deliverer, Notice, Surroundings};
