@@ -620,7 +620,7 @@ class _LedgerHandler(http.server.BaseHTTPRequestHandler):
 
 
 # Delivery waits as long as a held ledger likes: each attempt ends after a moment, and there are enough of them.
-PATIENT = {"ledger_deadline_ms": FOREVER_MS, "ledger_max_retries": 1000, "drain_deadline_ms": FOREVER_MS, "request_deadline_ms": FOREVER_MS}
+PATIENT = {"brownout_p99_ms": FOREVER_MS, "ledger_deadline_ms": FOREVER_MS, "ledger_max_retries": 1000, "drain_deadline_ms": FOREVER_MS, "request_deadline_ms": FOREVER_MS}
 
 
 # ---------------------------------------------------------------------------------------------------------- scripts
