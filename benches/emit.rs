@@ -62,12 +62,13 @@ async fn spool(dir: &Path, clock: &dyn Clock) -> Result<Spool, Bad> {
     Ok(Spool::open(Some(disk), config, clock, Arc::new(Runtime)).await?)
 }
 
-/// Takes intents in and settles them, `submitters` at once; the times that each waited.
+/// Takes intents in and settles them, `submitters` at once, each with `pause` between two; the times that each waited.
 async fn admissions(
     spool: &Spool,
     kind: &'static str,
     count: u64,
     submitters: u64,
+    pause: Duration,
 ) -> Result<Vec<Duration>, Bad> {
     let next = Arc::new(AtomicU64::new(0));
     let mut tasks = Vec::new();
@@ -85,6 +86,9 @@ async fn admissions(
                 let entry = spool.admit(&intent, State::Sending, "", 0).await.map_err(|e| e.to_string())?;
                 times.push(begun.elapsed());
                 spool.settle(entry.seq);
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
             }
         }));
     }
@@ -126,15 +130,20 @@ async fn measure(dir: &Path, count: u64, submitters: u64) -> Result<(), Bad> {
     );
     let median = percentile(&fsync, 50);
     let spool = spool(dir, &*clock).await?;
-    for (name, kind, submitters, count) in
-        [("spool, one at a time", "single", 1, 500), ("spool, many at once", "group", submitters, count)]
-    {
+    let still = Duration::ZERO;
+    for (name, kind, submitters, count, pause) in [
+        ("spool, one at a time", "single", 1, 500, still),
+        // As many as the stage `emit` is wide, each resting so that they come to the rate that is the goal.
+        ("spool, 32 at once, 5,000/s", "paced", 32, count, Duration::from_millis(5)),
+        ("spool, as many as it takes", "group", submitters, count, still),
+    ] {
         let begun = Instant::now();
-        let times = admissions(&spool, kind, count, submitters).await?;
+        let times = admissions(&spool, kind, count, submitters, pause).await?;
         show(name, times.len(), begun.elapsed(), &times, median);
     }
     let ledger = EmbeddedLedger::open(Some(dir), &*clock).await?;
-    let latch = Arc::new(Latch::open(Some(dir), Arc::new(Audit::open(Some(dir))?))?);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir)?);
+    let latch = Arc::new(Latch::open(Some(disk.clone()), Arc::new(Audit::open(Some(disk))?))?);
     let around = Surroundings {
         ledger: Arc::new(ledger.clone()),
         spool,

@@ -190,11 +190,13 @@ pub async fn deliverer_with(
     entropy: &Arc<dyn Entropy>,
     ledger: Arc<dyn Ledger>,
 ) -> Result<Arc<Deliverer>, StartError> {
-    let (dir, disk) = (state_dir(settings), disk(settings)?);
+    let disk = disk(settings)?;
     let spawn: Arc<dyn Spawn> = Arc::new(Runtime);
-    let audit = Arc::new(Audit::open(dir).map_err(|e| failed("the audit log cannot be opened")(&e))?);
-    let latch =
-        Arc::new(Latch::open(dir, audit).map_err(|e| failed("the emission latch cannot be read")(&e))?);
+    let audit =
+        Arc::new(Audit::open(disk.clone()).map_err(|e| failed("the audit log cannot be opened")(&e))?);
+    let latch = Arc::new(
+        Latch::open(disk.clone(), audit).map_err(|e| failed("the emission latch cannot be read")(&e))?,
+    );
     let quarantine = QuarantineConfig {
         entries_max: settings.quarantine_max_entries.0 as u64,
         bytes_max: settings.quarantine_max_bytes,

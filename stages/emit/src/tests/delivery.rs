@@ -41,7 +41,7 @@ async fn deliverer_with(
 ) -> Arc<Deliverer> {
     let spawn = Arc::new(Tokio);
     let spool = Spool::open(dir.map(disk), config, &*clock, spawn.clone()).await.unwrap();
-    let latch = Arc::new(Latch::open(dir, Arc::new(Audit::open(dir).unwrap())).unwrap());
+    let latch = Arc::new(Latch::open(dir.map(disk), Arc::new(Audit::open(dir.map(disk)).unwrap())).unwrap());
     let around = Surroundings { ledger, spool, latch, clock, entropy: Arc::new(Dice::new(7)), spawn };
     let config = DeliveryConfig { backoff_max: Duration::from_millis(50), ..DeliveryConfig::default() };
     Deliverer::new(around, config, ReemitConfig::default(), breaker)
@@ -275,7 +275,7 @@ async fn a_foreign_dup_latches_until_an_operator_says_why_not() {
         matches!(again.outcome, Outcome::Refused { .. }) && again.attempts == 0,
         "that one waits for a person"
     );
-    assert_eq!(Audit::open(Some(dir.path())).unwrap().lines().unwrap().len(), 2);
+    assert_eq!(Audit::open(Some(disk(dir.path()))).unwrap().lines().unwrap().len(), 2);
 }
 
 #[tokio::test]
