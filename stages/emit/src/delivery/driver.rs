@@ -91,6 +91,8 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
+        // One that has landed has left nothing being sent.
+        self.deliverer.spool.orphaned(&self.run_key);
         lock(&self.deliverer.flights).remove(&self.run_key);
     }
 }
@@ -346,16 +348,14 @@ impl Deliverer {
             return Ok(delivered);
         }
         let delivered = self.run(&intent, entry.unknown, Permit::Job).await;
-        match self.hold(&delivered) {
-            Some(hold) => {
-                self.spool.update(entry.seq, &hold).await;
-                tracing::warn!(run_key = %intent.run_key, cause = hold.cause, "an intent was quarantined");
-                self.changed.notify_one();
-            }
-            None => {}
+        let hold = self.hold(&delivered);
+        if let Some(hold) = &hold {
+            self.spool.update(entry.seq, hold).await;
+            tracing::warn!(run_key = %intent.run_key, cause = hold.cause, "an intent was quarantined");
+            self.changed.notify_one();
         }
         self.recorded(&intent, &delivered).await;
-        if self.hold(&delivered).is_none() {
+        if hold.is_none() {
             // Only now: what a crash takes before is asked about again, and recorded.
             self.spool.settle(entry.seq);
         }

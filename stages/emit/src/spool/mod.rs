@@ -153,6 +153,9 @@ struct Index {
     bytes: u64,
     /// Bytes of the entries' JSON.
     live: u64,
+    /// Entries that are being sent: the depth is asked for at each emission, and counting would take as long as the
+    /// quarantine is deep.
+    sending: usize,
 }
 
 /// An entry as it is held: its JSON, zeroed when it goes, and what is looked at often.
@@ -198,9 +201,10 @@ impl Kept {
 impl Index {
     fn insert(&mut self, seq: u64, kept: Kept) {
         self.live += kept.json.len() as u64;
+        self.sending += usize::from(kept.state == State::Sending);
         self.by_run_key.insert(kept.run_key, seq);
         if let Some(before) = self.kept.insert(seq, kept) {
-            self.live = self.live.saturating_sub(before.json.len() as u64);
+            self.forget(&before);
         }
     }
 
@@ -208,8 +212,13 @@ impl Index {
         let kept = self.kept.remove(&seq)?;
         self.by_run_key.remove(&kept.run_key);
         self.bytes = self.bytes.saturating_sub(kept.charge);
-        self.live = self.live.saturating_sub(kept.json.len() as u64);
+        self.forget(&kept);
         Some(kept)
+    }
+
+    fn forget(&mut self, kept: &Kept) {
+        self.live = self.live.saturating_sub(kept.json.len() as u64);
+        self.sending = self.sending.saturating_sub(usize::from(kept.state == State::Sending));
     }
 }
 
@@ -352,7 +361,8 @@ impl Spool {
 
     /// Number of entries that are in quarantine: nobody is sending them right now.
     pub fn depth(&self) -> u64 {
-        self.index().kept.values().filter(|kept| kept.state != State::Sending).count() as u64
+        let index = self.index();
+        index.kept.len().saturating_sub(index.sending) as u64
     }
 
     /// What is in quarantine, oldest first.
@@ -378,13 +388,16 @@ impl Spool {
         index.by_run_key.get(run_key).and_then(|seq| index.kept.get(seq)).and_then(Kept::entry)
     }
 
-    /// Notes that an entry is being sent. Only in memory: after a crash it is unknown whatever the disk says.
-    pub fn sending(&self, seq: u64) {
-        if let Some(kept) = self.index().kept.get_mut(&seq)
-            && let Some(mut entry) = kept.entry()
-        {
-            entry.state = State::Sending;
-            *kept = Kept::of(&entry);
+    /// Whoever was sending this run is gone without a word: it is sent again by itself, and asked about first.
+    /// Only in memory, since after a crash it is so whatever the disk says.
+    pub fn orphaned(&self, run_key: &Cid) {
+        let mut index = self.index();
+        let Some(seq) = index.by_run_key.get(run_key).copied() else { return };
+        let sending = index.kept.get(&seq).filter(|kept| kept.state == State::Sending);
+        if let Some(mut entry) = sending.and_then(Kept::entry) {
+            (entry.state, entry.unknown) = (State::Pending, true);
+            entry.cause = "the emission was broken off".to_owned();
+            index.insert(seq, Kept::of(&entry));
         }
     }
 
