@@ -72,10 +72,12 @@ async fn admissions(
 ) -> Result<Vec<Duration>, Bad> {
     let next = Arc::new(AtomicU64::new(0));
     let mut tasks = Vec::new();
-    for _ in 0..submitters {
+    for at in 0..submitters {
         let (spool, next) = (spool.clone(), next.clone());
         tasks.push(tokio::spawn(async move {
             let mut times = Vec::new();
+            // Not all at the same moment: jobs do not come in step.
+            tokio::time::sleep(pause * at as u32 / submitters as u32).await;
             loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
                 if n >= count {

@@ -40,9 +40,9 @@ fn examples_agree_to_the_byte() {
                 let lines: Vec<_> = rewarder_reward::lines(&table).map(Option::unwrap).collect();
                 let payouts = expected["allocations"].as_object().unwrap();
                 assert_eq!(lines.len(), payouts.len(), "{name}");
-                for (actor, payout) in lines {
-                    let actor = std::str::from_utf8(actor).unwrap();
-                    assert_eq!(payouts[actor].as_str().unwrap(), payout.to_string(), "{name}");
+                for line in lines {
+                    let actor = std::str::from_utf8(line.name).unwrap();
+                    assert_eq!(payouts[actor].as_str().unwrap(), line.payout.to_string(), "{name}");
                 }
             }
             (Err(refusal), Some(reason)) => {
