@@ -280,9 +280,7 @@ impl Disk for SimDisk {
                 let name = name.file_name()?.to_str()?.to_owned();
                 Some(match node {
                     Node::Dir => Entry { name, is_dir: true, len: 0 },
-                    Node::File(id) => {
-                        Entry { name, is_dir: false, len: medium.files[*id].live.len() as u64 }
-                    }
+                    Node::File(id) => Entry { name, is_dir: false, len: medium.files[*id].live.len() as u64 },
                 })
             })
             .collect())

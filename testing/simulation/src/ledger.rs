@@ -77,10 +77,7 @@ impl SimLedger {
     }
 
     /// Carries `act` to the ledger and its answer back, each of them by the dice.
-    async fn carry<T: Send + 'static>(
-        &self,
-        act: impl Fn() -> T + Send + 'static,
-    ) -> Result<T, LedgerError> {
+    async fn carry<T: Send + 'static>(&self, act: impl Fn() -> T + Send + 'static) -> Result<T, LedgerError> {
         if self.well() {
             self.world.sleep(self.millis(5)).await;
             return Ok(act());

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// How long there are faults.
 const FAULTS_END: Duration = Duration::from_secs(6);
+/// How often the ledger is asked whether it is there.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// By when everything has to be at rest: some of the longest waits of re-emission.
 const REST: Duration = Duration::from_secs(300);
 /// More steps than any run takes: a run that spins is a failure, not a hang.
@@ -129,6 +131,18 @@ fn boot(
                     }),
                 );
             }
+            // As the service does it: the ledger is asked whether it is there, and the breaker looks at the time.
+            let (prober, time) = (deliverer.clone(), world.clone());
+            world.start(
+                false,
+                Box::pin(async move {
+                    loop {
+                        let _ = prober.probe().await;
+                        prober.look(true);
+                        time.sleep(PROBE_EVERY).await;
+                    }
+                }),
+            );
             deliverer.reemit_until(std::future::pending(), |_, _| {}).await;
         }),
     );
@@ -141,9 +155,8 @@ pub fn run(seed: u64, trace: bool) -> Report {
     let mut disk = SimDisk::new(world.clone());
     let count = 2 + world.below(7);
     // One in four wants an epoch that another wants too.
-    let intents: Vec<_> = (0..count)
-        .map(|n| intent(n, if n > 0 && world.one_in(4) { world.below(n) } else { n }))
-        .collect();
+    let intents: Vec<_> =
+        (0..count).map(|n| intent(n, if n > 0 && world.one_in(4) { world.below(n) } else { n })).collect();
     let intents = Arc::new(intents);
     let clients: Clients = Arc::new(Mutex::new((0..count).map(|_| Client::default()).collect()));
     let service: Service = Arc::default();
@@ -194,12 +207,22 @@ pub fn run(seed: u64, trace: bool) -> Report {
                 break check(&ledger, deliverer.as_deref(), &intents, &clients);
             }
             if now > FAULTS_END + REST {
+                let waiting: Vec<_> = clients
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(n, client)| (!client.done).then_some(n))
+                    .collect();
+                let state = deliverer.map(|d| (d.latch().is_set(), d.breaker().mode(), d.spool().list()));
+                world.note(&format!("clients {waiting:?} wait; latch, breaker, spool: {state:?}"));
                 break Some("not at rest long after the last fault".to_owned());
             }
         }
     };
     world.kill_service();
     let (hash, trace) = world.trace();
+    world.end();
     let mut faults = std::mem::take(&mut ledger.book().faults);
     faults.insert("crash", crashes);
     faults.insert("clock jump", jumps);

@@ -99,7 +99,8 @@ impl World {
             waker.wake();
             return true;
         }
-        let pick = self.below(self.state().ready.len() as u64);
+        let ready = self.state().ready.len() as u64;
+        let pick = self.below(ready);
         let id = self.state().ready.swap_remove(usize::try_from(pick).unwrap_or(0));
         let Some((mut future, network)) = self.state().tasks.remove(&id) else { return true };
         let waker = Waker::from(Arc::new(TaskWaker(self.clone(), id)));
@@ -107,6 +108,12 @@ impl World {
             self.state().tasks.insert(id, (future, network));
         }
         true
+    }
+
+    /// Drops all tasks and timers: they hold the world, which holds them.
+    pub fn end(&self) {
+        let state = std::mem::take(&mut *self.state());
+        drop(state);
     }
 
     /// Ends every task of the service where it stands.
