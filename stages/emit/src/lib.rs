@@ -34,6 +34,10 @@ pub mod health;
 pub mod latch;
 pub mod ledger;
 pub mod metrics;
+#[cfg(feature = "plant")]
+pub mod plant;
+#[cfg(not(feature = "plant"))]
+mod plant;
 mod redb_file;
 pub mod reemit;
 pub mod spool;

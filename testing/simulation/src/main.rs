@@ -16,6 +16,17 @@ fn main() -> ExitCode {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1)?.parse::<u64>().ok()
     };
+    #[cfg(feature = "plant")]
+    if arguments.iter().any(|argument| argument == "--plants") {
+        let mut missed = 0;
+        for name in rewarder_emit::plant::ALL {
+            rewarder_emit::plant::plant(Some(name));
+            let caught = (0..2000).find_map(|seed| Some((seed + 1, run::run(seed, false).broken?)));
+            missed += u32::from(caught.is_none());
+            println!("{name:28} {caught:?}");
+        }
+        return if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     if let Some(seed) = number("--seed") {
         let report = run::run(seed, true);
         report.trace.iter().for_each(|line| println!("{line}"));

@@ -16,6 +16,7 @@
 
 use crate::config::DeliveryConfig;
 use crate::ledger::{Answer, LedgerError, Record, Verdict};
+use crate::plant;
 use rewarder_model::Intent;
 use std::time::Duration;
 
@@ -224,6 +225,7 @@ impl Delivery {
                 self.back_off(Next::Lookup, None, now)
             }
             Answer::Conflict(record) if record.run_key == self.ours.run_key => self.foreign(record),
+            Answer::Conflict(_) if plant::is("conflict_taken_as_ours") => self.finish(Outcome::Dup),
             Answer::Conflict(record) => self.finish(Outcome::Conflict(record)),
         }
     }
@@ -235,7 +237,8 @@ impl Delivery {
             (Phase::Sent, Verdict::Retry) => self.back_off(Next::Submit, error.retry_after, now),
             (Phase::Sent, Verdict::Unknown) => {
                 self.unknown = true;
-                self.back_off(Next::Lookup, error.retry_after, now)
+                let next = if plant::is("retry_forgets_to_ask") { Next::Submit } else { Next::Lookup };
+                self.back_off(next, error.retry_after, now)
             }
             _ => self.back_off(Next::Lookup, error.retry_after, now),
         }
@@ -251,11 +254,18 @@ pub fn step(mut state: Delivery, event: Event, now: Duration) -> (Delivery, Vec<
         (_, Event::NoBudget) => state.hold("the retry budget of the process is spent"),
         (Phase::Pending, Event::Begin) => {
             state.deadline = now + state.config.deadline;
-            let first = if state.unknown { Next::Lookup } else { Next::Submit };
+            let first = if state.unknown && !plant::is("restart_forgets_to_ask") {
+                Next::Lookup
+            } else {
+                Next::Submit
+            };
             state.attempt(first, now)
         }
         (Phase::Sent, Event::Answered(answer)) => state.answered(answer, now),
         (Phase::Sent | Phase::Asking, Event::Failed(error)) => state.failed(error, now),
+        (Phase::Sent, Event::TimedOut) if plant::is("silence_counts_as_settled") => {
+            state.finish(Outcome::Accepted)
+        }
         (Phase::Sent | Phase::Asking, Event::TimedOut) => {
             state.failed(LedgerError::new(Verdict::Unknown, "the ledger did not answer in time"), now)
         }

@@ -275,7 +275,7 @@ impl Log {
     fn append(&mut self, bytes: &[u8], durable: bool) -> io::Result<()> {
         let file = self.file.as_mut().ok_or_else(|| io::Error::other("no segment is open"))?;
         file.write_all(bytes)?;
-        if durable { file.sync() } else { Ok(()) }
+        if durable && !crate::plant::is("fsync_left_out") { file.sync() } else { Ok(()) }
     }
 
     fn begin_segment(&mut self, segment: u64, bytes: &[u8]) -> io::Result<()> {
