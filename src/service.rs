@@ -223,6 +223,7 @@ impl Service {
             StoreConfig { dir: dir.map(|dir| dir.join("store")), store_bytes_max: settings.store_max_bytes };
         let store = Store::open(&store).map_err(|e| failed("the sealed store cannot be opened")(&e))?;
         let keyring = Keyring::load(&settings.cap_keys_file).map_err(|e| failed("cap_keys_file")(&e))?;
+        log_keys(&keyring);
         let verifier = Arc::new(LocalVerifier::new(keyring));
         let pool = Pool::new(nonzero(settings.concurrency_compute_workers))
             .map_err(|e| failed("the compute pool")(&e))?;
@@ -459,6 +460,7 @@ impl Service {
         let (next, restart_needed) = self.settings().reloaded(config::load(args, environment)?);
         let keyring =
             Keyring::load(&next.cap_keys_file).map_err(|e| ConfigError(format!("cap_keys_file: {e}")))?;
+        log_keys(&keyring);
         self.verifier.reload(keyring);
         self.engine
             .pool
@@ -525,6 +527,15 @@ impl Service {
     pub fn stages(&self) -> Stages {
         self.settings().stages
     }
+}
+
+/// Which keys are live: ids and ends, which are no secrets.
+fn log_keys(keyring: &Keyring) {
+    let keys: Vec<String> = keyring
+        .state()
+        .map(|(id, end)| end.map_or_else(|| format!("{id}=no end"), |end| format!("{id}=until {end}")))
+        .collect();
+    tracing::info!(keys = keys.join(", "), revoked = keyring.revoked(), "capability keys are in force");
 }
 
 fn refused(refused: rewarder_admit::Refused) -> Refusal {
