@@ -196,7 +196,12 @@ pub async fn deliverer(
 fn limits(settings: &Settings) -> Limits {
     // Counts are between 1 and a million.
     let rate = |count: config::Count| NonZeroU32::new(count.0 as u32).unwrap_or(NonZeroU32::MIN);
-    Limits { tenant_rps_max: rate(settings.tenant_rps_max), rps_max: rate(settings.rps_max) }
+    let named = settings.tenants.iter().filter_map(|(tenant, terms)| Some((tenant.clone(), terms.rps?)));
+    Limits {
+        tenant_rps_max: rate(settings.tenant_rps_max),
+        named: Arc::new(named.collect()),
+        rps_max: rate(settings.rps_max),
+    }
 }
 
 fn nonzero(count: config::Count) -> NonZeroUsize {
@@ -360,7 +365,9 @@ impl Service {
         let inputs =
             Inputs::Stored { pass: Box::new(pass), epoch: epoch.clone(), inputs_cid, policy_id, policy_hash };
         let entered = self.clock().monotonic();
+        let weight = self.settings().tenants.get(&tenant).map_or(NonZeroU32::MIN, |terms| terms.weight);
         let (ticket, answer) = ticket(tenant.as_str().into(), entered, Some(Box::new(inside)));
+        let ticket = ticket.weighing(weight);
         self.entry.try_push(Envelope { ticket, payload: Submitted { request, inputs } }).map_err(
             |e| match e {
                 PushError::Full(_) => Refusal::new(
