@@ -219,7 +219,12 @@ pub async fn deliverer_with(
 fn limits(settings: &Settings) -> Limits {
     // Counts are between 1 and a million.
     let rate = |count: config::Count| NonZeroU32::new(count.0 as u32).unwrap_or(NonZeroU32::MIN);
-    Limits { tenant_rps_max: rate(settings.tenant_rps_max), rps_max: rate(settings.rps_max) }
+    let named = settings.tenants.iter().filter_map(|(tenant, terms)| Some((tenant.clone(), terms.rps?)));
+    Limits {
+        tenant_rps_max: rate(settings.tenant_rps_max),
+        named: Arc::new(named.collect()),
+        rps_max: rate(settings.rps_max),
+    }
 }
 
 fn nonzero(count: config::Count) -> NonZeroUsize {
@@ -275,6 +280,7 @@ impl Service {
             .map_err(|e| failed("the attestation key cannot be opened")(&e))?;
         let store = store(&settings)?;
         let keyring = Keyring::load(&settings.cap_keys_file).map_err(|e| failed("cap_keys_file")(&e))?;
+        log_keys(&keyring);
         let verifier = Arc::new(LocalVerifier::new(keyring));
         let pool = Pool::new(nonzero(settings.concurrency_compute_workers))
             .map_err(|e| failed("the compute pool")(&e))?;
@@ -431,7 +437,9 @@ impl Service {
         let inputs =
             Inputs::Stored { pass: Box::new(pass), epoch: epoch.clone(), inputs_cid, policy_id, policy_hash };
         let entered = self.clock().monotonic();
+        let weight = self.settings().tenants.get(&tenant).map_or(NonZeroU32::MIN, |terms| terms.weight);
         let (ticket, answer) = ticket(tenant.as_str().into(), entered, Some(Box::new(inside)));
+        let ticket = ticket.weighing(weight);
         self.entry.try_push(Envelope { ticket, payload: Submitted { request, inputs } }).map_err(
             |e| match e {
                 PushError::Full(_) => Refusal::new(
@@ -531,6 +539,7 @@ impl Service {
         let (next, restart_needed) = self.settings().reloaded(config::load(args, environment)?);
         let keyring =
             Keyring::load(&next.cap_keys_file).map_err(|e| ConfigError(format!("cap_keys_file: {e}")))?;
+        log_keys(&keyring);
         self.verifier.reload(keyring);
         self.engine
             .pool
@@ -594,6 +603,15 @@ impl Service {
     pub fn stages(&self) -> Stages {
         self.settings().stages
     }
+}
+
+/// Which keys are live: ids and ends, which are no secrets.
+fn log_keys(keyring: &Keyring) {
+    let keys: Vec<String> = keyring
+        .state()
+        .map(|(id, end)| end.map_or_else(|| format!("{id}=no end"), |end| format!("{id}=until {end}")))
+        .collect();
+    tracing::info!(keys = keys.join(", "), revoked = keyring.revoked(), "capability keys are in force");
 }
 
 fn refused(refused: rewarder_admit::Refused) -> Refusal {

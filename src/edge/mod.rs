@@ -188,7 +188,7 @@ impl Context {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
-        let pass = self.service.checker.check(token, scope).await?;
+        let pass = self.service.checker.check(token, scope, self.request.extensions().get()).await?;
         self.service.rate(pass.tenant())?;
         Ok(pass)
     }
