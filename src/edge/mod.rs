@@ -10,6 +10,7 @@ mod allocations;
 mod body;
 mod compute;
 mod epochs;
+mod places;
 mod problem;
 mod seal;
 mod serve;
