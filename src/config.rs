@@ -193,6 +193,11 @@ settings! {
     request_deadline_ms: Millis = Millis(10_000), Millis(10_000), true;
     /// Time in which a request's head, and then each part of its body, has to arrive.
     read_timeout_ms: Millis = Millis(10_000), Millis(10_000), true;
+    /// Time in which a peer has to take some part of an answer that waits to be written.
+    write_timeout_ms: Millis = Millis(10_000), Millis(10_000), true;
+    /// Most connections of one IPv4 address or one IPv6 /64 on each port; raise it behind a proxy, whose address is that of
+    /// all its clients.
+    connections_per_address_max: Count = Count(1024), Count(128), true;
     /// Time for jobs under way when the service is told to stop.
     drain_deadline_ms: Millis = Millis(25_000), Millis(10_000), true;
     /// Most intents held in quarantine.
