@@ -82,6 +82,16 @@ pub enum Event {
     },
     /// An operator released the latch.
     EmissionReleased {},
+    /// The ledger is browned out: payouts go to the quarantine only.
+    LedgerEgressDegraded {
+        /// What was measured.
+        why: String,
+    },
+    /// The brownout is ending: the quarantine drains (`half-open`), or it is over (`closed`).
+    LedgerEgressRecovering {
+        /// Of the breaker.
+        mode: &'static str,
+    },
     /// A quarantined intent was settled.
     IntentReemitted {
         /// What the ledger said.

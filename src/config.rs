@@ -6,12 +6,15 @@
 
 use rewarder_emit::LedgerUrl;
 use rewarder_flow::{StageConfig, StageOverride};
+use rewarder_model::TenantId;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why the settings cannot be used: which key, which value, what to do.
@@ -94,6 +97,8 @@ macro_rules! settings {
             pub profile: Profile,
             /// Width and queue of each stage, by name.
             pub stages: Stages,
+            /// What named tenants have instead of the common rate and weight.
+            pub tenants: Arc<BTreeMap<TenantId, TenantTerms>>,
         }
 
         impl Settings {
@@ -104,6 +109,7 @@ macro_rules! settings {
                     $($name: if micro { $micro } else { $macro },)*
                     profile,
                     stages: Stages::default_for(&Count(1), &Count(1)),
+                    tenants: Arc::default(),
                 };
                 this.stages = Stages::default_for(&this.concurrency_compute_workers, &this.work_queue_max);
                 this
@@ -135,6 +141,7 @@ macro_rules! settings {
                 let mut ignored = Vec::new();
                 $(if $reload { next.$name = new.$name.clone() } else if self.$name != new.$name { ignored.push(stringify!($name)) })*
                 next.stages = new.stages;
+                next.tenants = new.tenants;
                 (next, ignored)
             }
 
@@ -186,12 +193,27 @@ settings! {
     request_deadline_ms: Millis = Millis(10_000), Millis(10_000), true;
     /// Time in which a request's head, and then each part of its body, has to arrive.
     read_timeout_ms: Millis = Millis(10_000), Millis(10_000), true;
+    /// Time in which a peer has to take some part of an answer that waits to be written.
+    write_timeout_ms: Millis = Millis(10_000), Millis(10_000), true;
+    /// Most connections of one IPv4 address or one IPv6 /64 on each port; raise it behind a proxy, whose address is that of
+    /// all its clients.
+    connections_per_address_max: Count = Count(1024), Count(128), true;
     /// Time for jobs under way when the service is told to stop.
     drain_deadline_ms: Millis = Millis(25_000), Millis(10_000), true;
     /// Most intents held in quarantine.
     quarantine_max_entries: Count = Count(4096), Count(256), false;
     /// Most bytes of intents held in quarantine.
     quarantine_max_bytes: u64 = 64 << 20, 1 << 20, false;
+    /// A brownout begins when the p99 of ledger attempts is above this …
+    brownout_p99_ms: Millis = Millis(250), Millis(250), true;
+    /// … or when this many attempts in a row have failed.
+    brownout_failures: Count = Count(10), Count(10), true;
+    /// A brownout ends when p95 has been below this …
+    brownout_exit_p95_ms: Millis = Millis(100), Millis(100), true;
+    /// … for so long, with the quarantine and the work queue below their soft limits.
+    brownout_exit_ms: Millis = Millis(600_000), Millis(600_000), true;
+    /// Time between probes of a ledger that is browned out.
+    brownout_probe_ms: Millis = Millis(1000), Millis(1000), true;
     /// Answer dry runs while emission is latched off.
     latched_dry_runs: bool = true, true, true;
     /// Text or JSON.
@@ -201,6 +223,55 @@ settings! {
 /// One thread less than there are cores, for the async side; at least one.
 fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).max(1)
+}
+
+/// `[tenants.NAME]`: what one tenant has instead of the common rate, and its weight in the queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TenantTerms {
+    /// Requests per second, instead of `tenant_rps_max`.
+    pub rps: Option<NonZeroU32>,
+    /// Jobs that are served for one of a tenant of weight 1.
+    pub weight: NonZeroU32,
+}
+
+/// Heaviest tenant: a turn of it delays the others by as many jobs, and a second is about a thousand small ones.
+const WEIGHT_MAX: u32 = 1000;
+
+impl TenantTerms {
+    fn read(name: &str, table: &toml::Table, from: &str) -> Result<(TenantId, Self), ConfigError> {
+        let tenant = name.parse().map_err(|_| {
+            ConfigError(format!(
+                "[tenants.{name}] ({from}) names no tenant: it has to be 1 to 64 of a-z, 0-9 and -"
+            ))
+        })?;
+        let mut terms = Self { rps: None, weight: NonZeroU32::MIN };
+        for (key, value) in table {
+            let most = match &**key {
+                "rps" => 1_000_000,
+                "weight" => WEIGHT_MAX,
+                _ => {
+                    return Err(ConfigError(format!(
+                        "{key} of [tenants.{name}] ({from}) is no setting of a tenant: it has to be rps or weight"
+                    )));
+                }
+            };
+            let number = value
+                .as_integer()
+                .and_then(|n| u32::try_from(n).ok())
+                .filter(|n| *n <= most)
+                .and_then(NonZeroU32::new)
+                .ok_or_else(|| {
+                    ConfigError(format!(
+                        "{key} = {value} of [tenants.{name}] ({from}) cannot be used: it has to be a whole number from 1 to {most}"
+                    ))
+                })?;
+            match &**key {
+                "rps" => terms.rps = Some(number),
+                _ => terms.weight = number,
+            }
+        }
+        Ok((tenant, terms))
+    }
 }
 
 /// Sizes of the four stages.
@@ -260,7 +331,7 @@ fn unknown(name: &str, from: &str) -> String {
     let near = Settings::NAMES
         .iter()
         .copied()
-        .chain(["profile", "stages"])
+        .chain(["profile", "stages", "tenants"])
         .min_by_key(|known| distance(name, known));
     let hint = near
         .filter(|near| distance(name, near) <= 3)
@@ -347,6 +418,8 @@ struct File {
     profile: Option<String>,
     #[serde(default)]
     stages: BTreeMap<String, StageOverride>,
+    #[serde(default)]
+    tenants: BTreeMap<String, toml::Table>,
     #[serde(flatten)]
     settings: toml::Table,
 }
@@ -401,6 +474,8 @@ fn layers(
             .with(over)
             .map_err(|e| ConfigError(format!("[stages.{name}] ({from}) cannot be used: {e}")))?;
     }
+    let named = file.tenants.iter().map(|(name, table)| TenantTerms::read(name, table, &from));
+    settings.tenants = Arc::new(named.collect::<Result<_, _>>()?);
     settings.consistent()?;
     Ok(settings)
 }
@@ -477,6 +552,29 @@ mod tests {
         );
         assert!(check("[stages.emit]\nwidth = 0", &[]).is_err());
         assert!(check("[stages.emit]\nwodth = 1", &[]).is_err());
+    }
+
+    #[test]
+    fn named_tenants_have_terms_and_a_reload_takes_them() {
+        let new = check("[tenants.acme]\nrps = 500\nweight = 4\n[tenants.tiny]", &[]).unwrap();
+        let terms = |name: &str| new.tenants[&name.parse().unwrap()];
+        assert_eq!((terms("acme").rps.unwrap().get(), terms("acme").weight.get()), (500, 4));
+        assert_eq!((terms("tiny").rps, terms("tiny").weight.get()), (None, 1));
+        let (next, ignored) = check("", &[]).unwrap().reloaded(new.clone());
+        assert_eq!((next.tenants, ignored), (new.tenants, vec![]));
+        for (text, says) in [
+            ("[tenants.Acme]\nrps = 1", "names no tenant"),
+            (
+                "[tenants.acme]\nrps = 0",
+                "rps = 0 of [tenants.acme] (f.toml) cannot be used: it has to be a whole number from 1 to 1000000",
+            ),
+            ("[tenants.acme]\nweight = 1001", "from 1 to 1000"),
+            ("[tenants.acme]\nweight = 1.5", "from 1 to 1000"),
+            ("[tenants.acme]\nrpm = 1", "it has to be rps or weight"),
+        ] {
+            let error = check(text, &[]).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]

@@ -598,9 +598,8 @@ impl Engine {
         metrics::counter!(INVARIANT_FAIL_TOTAL, "kind" => kind).increment(1);
         tracing::error!(invariant = "fail", kind, %breach, "a result failed the check by another route");
         if let Some(deliverer) = &self.deliverer {
-            deliverer.latch_off(format!("invariant breach: {breach}")).await;
+            deliverer.latch_off(kind, format!("invariant breach: {breach}")).await;
         }
-        self.bus.publish(self.clock.unix(), Event::EmissionLatched { kind });
         Refusal::new(
             Reason::Invariant,
             format!(
@@ -702,10 +701,6 @@ impl Engine {
                 .await?;
         }
         let delivered = delivered?;
-        if let Some(store) = &self.store {
-            let (store, record, intent) = (store.clone(), delivered.to_json(&intent), intent.clone());
-            blocking(move || Ok(store.set_delivery(&intent.tenant, &intent.run_key, &record)?)).await?;
-        }
         match &delivered.outcome {
             Emitted::Accepted | Emitted::Dup | Emitted::Held { .. } => Ok(delivered),
             Emitted::Conflict(record) => Err(conflict(&record.run_key)),
@@ -713,29 +708,31 @@ impl Engine {
                 Reason::LedgerRefused,
                 format!("the ledger refused the intent, which is held for an operator: {detail}"),
             )),
-            Emitted::ForeignDup(_) => {
-                self.bus.publish(self.clock.unix(), Event::EmissionLatched { kind: "foreign_dup" });
-                Err(Refusal::new(
-                    Reason::LedgerRefused,
-                    "the ledger holds this run key with another commitment; emission is off until an operator releases it",
-                ))
-            }
+            Emitted::ForeignDup(_) => Err(Refusal::new(
+                Reason::LedgerRefused,
+                "the ledger holds this run key with another commitment; emission is off until an operator releases it",
+            )),
         }
     }
 }
 
 impl Engine {
-    /// Delivers a stored run whose delivery was never recorded; false if there is nothing to do.
+    /// Delivers a stored run whose delivery was promised and is not under way: never recorded, or recorded as held while
+    /// the spool does not know it (its disk has lost it). False if there is nothing to do.
     ///
     /// # Errors
     /// As for any delivery.
     pub async fn redeliver(self: &Arc<Self>, tenant: &TenantId, run_key: &Cid) -> Result<bool, Refusal> {
         let (Some(store), Some(deliverer)) = (&self.store, &self.deliverer) else { return Ok(false) };
         let (it, store, tenant, run_key) = (self.clone(), store.clone(), tenant.clone(), *run_key);
+        let kept = deliverer.spool().find(&run_key).is_some();
         let open = blocking(move || {
-            let undelivered =
-                store.run(&tenant, &run_key)?.is_some_and(|run| matches!(run.delivery(), Ok(None)));
-            if undelivered { it.stored_run(&store, &tenant, &run_key) } else { Ok(None) }
+            let Some(run) = store.run(&tenant, &run_key)? else { return Ok(None) };
+            let promised = match run.delivery()? {
+                None => true,
+                Some(json) => !kept && is_held(&json),
+            };
+            if promised { it.stored_run(&store, &tenant, &run_key) } else { Ok(None) }
         });
         let Some(sealed) = open.await? else { return Ok(false) };
         if sealed.manifest.status != Status::Ok {
@@ -751,12 +748,21 @@ impl From<rewarder_admit::Denied> for Refusal {
     }
 }
 
-/// Whether a delivery record says that the money has moved.
-pub fn is_settled(json: &[u8]) -> bool {
+/// The word of a delivery record.
+fn delivery_result(json: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Record {
         result: String,
     }
-    serde_json::from_slice::<Record>(json)
-        .is_ok_and(|record| matches!(record.result.as_str(), "accepted" | "dup"))
+    serde_json::from_slice::<Record>(json).ok().map(|record| record.result)
+}
+
+/// Whether a delivery record says that the money has moved.
+pub fn is_settled(json: &[u8]) -> bool {
+    delivery_result(json).is_some_and(|result| matches!(result.as_str(), "accepted" | "dup"))
+}
+
+/// Whether a delivery record says that the run waits in quarantine and is sent again by itself.
+fn is_held(json: &[u8]) -> bool {
+    delivery_result(json).is_some_and(|result| result == "held")
 }

@@ -202,7 +202,7 @@ async fn compute(
     };
     let (mut deliverer, mut key) = (None, None);
     if !args.dry_run {
-        deliverer = Some(service::deliverer(settings, &clock, &entropy, false).await.map_err(|e| fault(&e))?);
+        deliverer = Some(service::deliverer(settings, &clock, &entropy).await.map_err(|e| fault(&e))?);
         let dir = (!settings.amnesia_mode).then_some(settings.state_dir.as_path());
         key = Some(AttestKey::open(dir, &*entropy).map_err(|e| fault(&e))?);
     }

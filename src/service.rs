@@ -6,19 +6,19 @@ use crate::health::Health;
 use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
 use crate::refusal::Refusal;
 use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL};
-use crate::world::{SystemClock, SystemEntropy};
+use crate::world::{Runtime, SystemClock, SystemEntropy};
 use arc_swap::ArcSwap;
 use metrics::{Histogram, counter, histogram};
 use rewarder_admit::check::Pass;
 use rewarder_admit::single_flight::Follow;
 use rewarder_admit::{Checker, Inflight, Inside, Keyring, Limiter, Limits, LocalVerifier, SingleFlight};
 use rewarder_emit::{
-    Answer as LedgerSaid, AttestKey, Audit, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
-    HttpLedger, Latch, Ledger, LedgerError, LedgerUrl, Quarantine, QuarantineConfig, Record as LedgerRecord,
-    ReemitConfig, Surroundings, Verdict,
+    AttestKey, Audit, BreakerConfig, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
+    HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, QuarantineConfig, ReemitConfig, Spool, Surroundings,
 };
 use rewarder_flow::{Controls, Envelope, Pipeline, Pool, PushError, Unanswered, ticket};
-use rewarder_model::world::{BoxFuture, Clock, Entropy};
+use rewarder_model::world::disk::{Disk, RealDisk};
+use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, EpochId, Intent, LedgerResult, PolicyId, Reason, Status, TenantId, run_key};
 use rewarder_store::{Store, StoreConfig};
 use std::collections::{HashMap, VecDeque};
@@ -131,28 +131,40 @@ pub async fn ledger(
     })
 }
 
-/// A ledger that is never there: what `--brownout-allow` drills with.
-struct Brownout;
+/// The sealed store.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn store(settings: &Settings) -> Result<Store, StartError> {
+    let dir = state_dir(settings).map(|dir| dir.join("store"));
+    let store = StoreConfig { dir, store_bytes_max: settings.store_max_bytes };
+    Store::open(&store).map_err(|e| failed("the sealed store cannot be opened")(&e))
+}
 
-impl Brownout {
-    fn silent<T: Send + 'static>() -> BoxFuture<'static, Result<T, LedgerError>> {
-        let detail = "a drill: the ledger is said not to answer (--brownout-allow)".to_owned();
-        Box::pin(async { Err(LedgerError { verdict: Verdict::Retry, retry_after: None, detail }) })
+/// When a brownout begins and ends, from settings.
+fn breaker(settings: &Settings) -> BreakerConfig {
+    BreakerConfig {
+        health: HealthConfig {
+            p99_max: settings.brownout_p99_ms.into(),
+            // Counts are between 1 and a million.
+            failures_max: settings.brownout_failures.0 as u32,
+            ..HealthConfig::default()
+        },
+        exit_p95: settings.brownout_exit_p95_ms.into(),
+        exit_after: settings.brownout_exit_ms.into(),
+        probe_every: settings.brownout_probe_ms.into(),
     }
 }
 
-impl Ledger for Brownout {
-    fn submit<'a>(&'a self, _: &'a Intent) -> BoxFuture<'a, Result<LedgerSaid, LedgerError>> {
-        Self::silent()
-    }
-
-    fn lookup<'a>(&'a self, _: &'a Cid) -> BoxFuture<'a, Result<Option<LedgerRecord>, LedgerError>> {
-        Self::silent()
-    }
-
-    fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        Self::silent()
-    }
+/// The disk under the state directory; none under amnesia.
+///
+/// # Errors
+/// When the directory cannot be made.
+pub fn disk(settings: &Settings) -> Result<Option<Arc<dyn Disk>>, StartError> {
+    let Some(dir) = state_dir(settings) else { return Ok(None) };
+    let disk = RealDisk::new(dir)
+        .map_err(|e| failed(&format!("the state directory {} cannot be made", dir.display()))(&e))?;
+    Ok(Some(Arc::new(disk)))
 }
 
 /// Everything that delivery needs, from settings.
@@ -163,26 +175,37 @@ pub async fn deliverer(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
-    brownout: bool,
 ) -> Result<Arc<Deliverer>, StartError> {
-    let dir = state_dir(settings);
-    if let Some(dir) = dir {
-        std::fs::create_dir_all(dir)
-            .map_err(|e| failed(&format!("the state directory {} cannot be made", dir.display()))(&e))?;
-    }
-    let audit = Arc::new(Audit::open(dir).map_err(|e| failed("the audit log cannot be opened")(&e))?);
-    let latch =
-        Arc::new(Latch::open(dir, audit).map_err(|e| failed("the emission latch cannot be read")(&e))?);
+    let ledger = ledger(&settings.ledger_url, state_dir(settings), &**clock).await?;
+    deliverer_with(settings, clock, entropy, ledger).await
+}
+
+/// The same with a ledger of one's own.
+///
+/// # Errors
+/// When the state directory cannot be used.
+pub async fn deliverer_with(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+    ledger: Arc<dyn Ledger>,
+) -> Result<Arc<Deliverer>, StartError> {
+    let disk = disk(settings)?;
+    let spawn: Arc<dyn Spawn> = Arc::new(Runtime);
+    let audit =
+        Arc::new(Audit::open(disk.clone()).map_err(|e| failed("the audit log cannot be opened")(&e))?);
+    let latch = Arc::new(
+        Latch::open(disk.clone(), audit).map_err(|e| failed("the emission latch cannot be read")(&e))?,
+    );
     let quarantine = QuarantineConfig {
         entries_max: settings.quarantine_max_entries.0 as u64,
         bytes_max: settings.quarantine_max_bytes,
     };
-    let quarantine = Quarantine::open(dir, quarantine, &**clock)
+    let spool = Spool::open(disk, quarantine, &**clock, spawn.clone())
         .await
-        .map_err(|e| failed("the quarantine buffer cannot be opened")(&e))?;
-    let ledger =
-        if brownout { Arc::new(Brownout) } else { ledger(&settings.ledger_url, dir, &**clock).await? };
-    let around = Surroundings { ledger, quarantine, latch, clock: clock.clone(), entropy: entropy.clone() };
+        .map_err(|e| failed("the spool cannot be opened")(&e))?;
+    let (clock, entropy) = (clock.clone(), entropy.clone());
+    let around = Surroundings { ledger, spool, latch, clock, entropy, spawn };
     let deadline = Duration::from(settings.ledger_deadline_ms);
     let delivery = DeliveryConfig {
         deadline,
@@ -190,17 +213,53 @@ pub async fn deliverer(
         attempt: DeliveryConfig::default().attempt.min(deadline),
         ..DeliveryConfig::default()
     };
-    Ok(Deliverer::new(around, delivery, ReemitConfig::default(), HealthConfig::default()))
+    Ok(Deliverer::new(around, delivery, ReemitConfig::default(), breaker(settings)))
 }
 
 fn limits(settings: &Settings) -> Limits {
     // Counts are between 1 and a million.
     let rate = |count: config::Count| NonZeroU32::new(count.0 as u32).unwrap_or(NonZeroU32::MIN);
-    Limits { tenant_rps_max: rate(settings.tenant_rps_max), rps_max: rate(settings.rps_max) }
+    let named = settings.tenants.iter().filter_map(|(tenant, terms)| Some((tenant.clone(), terms.rps?)));
+    Limits {
+        tenant_rps_max: rate(settings.tenant_rps_max),
+        named: Arc::new(named.collect()),
+        rps_max: rate(settings.rps_max),
+    }
 }
 
 fn nonzero(count: config::Count) -> NonZeroUsize {
     NonZeroUsize::new(count.0).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// What happens in delivery goes to the bus.
+fn tell(deliverer: &Arc<Deliverer>, bus: &Bus, clock: &Arc<dyn Clock>) {
+    let (bus, clock) = (bus.clone(), clock.clone());
+    deliverer.listen(move |notice| {
+        let event = match notice {
+            Notice::Latched { kind } => Event::EmissionLatched { kind },
+            Notice::Released => Event::EmissionReleased {},
+            Notice::Brownout(change) if change.to == Mode::Open => {
+                Event::LedgerEgressDegraded { why: change.why }
+            }
+            Notice::Brownout(change) => Event::LedgerEgressRecovering { mode: change.to.as_str() },
+        };
+        bus.publish(clock.unix(), event);
+    });
+}
+
+/// What becomes of a run is kept beside it.
+fn record(deliverer: &Arc<Deliverer>, store: &Store) {
+    let store = store.clone();
+    deliverer.record(move |intent: &Intent, delivered: &Delivered| {
+        let (store, tenant, run_key) = (store.clone(), intent.tenant.clone(), intent.run_key);
+        let json = delivered.to_json(intent);
+        Box::pin(async move {
+            let written = pipeline::blocking(move || Ok(store.set_delivery(&tenant, &run_key, &json)?)).await;
+            if let Err(error) = written {
+                tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
+            }
+        })
+    });
 }
 
 impl Service {
@@ -216,17 +275,21 @@ impl Service {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let dir = state_dir(&settings);
-        let deliverer = deliverer(&settings, &clock, &entropy, brownout).await?;
+        let deliverer = deliverer(&settings, &clock, &entropy).await?;
         let key = AttestKey::open(dir, &*entropy)
             .map_err(|e| failed("the attestation key cannot be opened")(&e))?;
-        let store =
-            StoreConfig { dir: dir.map(|dir| dir.join("store")), store_bytes_max: settings.store_max_bytes };
-        let store = Store::open(&store).map_err(|e| failed("the sealed store cannot be opened")(&e))?;
+        let store = store(&settings)?;
         let keyring = Keyring::load(&settings.cap_keys_file).map_err(|e| failed("cap_keys_file")(&e))?;
+        log_keys(&keyring);
         let verifier = Arc::new(LocalVerifier::new(keyring));
         let pool = Pool::new(nonzero(settings.concurrency_compute_workers))
             .map_err(|e| failed("the compute pool")(&e))?;
         let bus = Bus::new();
+        tell(&deliverer, &bus, &clock);
+        record(&deliverer, &store);
+        if brownout {
+            deliverer.begin_drill();
+        }
         let engine = Arc::new(Engine {
             pool,
             store: Some(store),
@@ -256,6 +319,21 @@ impl Service {
             entry,
         });
         Ok((service, pipeline))
+    }
+
+    /// Serves operators on the control socket until it is dropped; under amnesia there is none.
+    pub async fn operators(self: &Arc<Self>) {
+        let settings = self.settings();
+        let (Some(dir), Some(deliverer)) = (state_dir(&settings), &self.engine.deliverer) else { return };
+        match crate::control::bind(dir) {
+            Ok(listener) => {
+                crate::control::serve(listener, deliverer.clone(), self.engine.store.clone()).await
+            }
+            Err(error) => tracing::error!(
+                %error,
+                "the control socket in STATE_DIR cannot be made; operators can act on the stopped service only"
+            ),
+        }
     }
 
     /// The settings in force.
@@ -359,7 +437,9 @@ impl Service {
         let inputs =
             Inputs::Stored { pass: Box::new(pass), epoch: epoch.clone(), inputs_cid, policy_id, policy_hash };
         let entered = self.clock().monotonic();
+        let weight = self.settings().tenants.get(&tenant).map_or(NonZeroU32::MIN, |terms| terms.weight);
         let (ticket, answer) = ticket(tenant.as_str().into(), entered, Some(Box::new(inside)));
+        let ticket = ticket.weighing(weight);
         self.entry.try_push(Envelope { ticket, payload: Submitted { request, inputs } }).map_err(
             |e| match e {
                 PushError::Full(_) => Refusal::new(
@@ -459,6 +539,7 @@ impl Service {
         let (next, restart_needed) = self.settings().reloaded(config::load(args, environment)?);
         let keyring =
             Keyring::load(&next.cap_keys_file).map_err(|e| ConfigError(format!("cap_keys_file: {e}")))?;
+        log_keys(&keyring);
         self.verifier.reload(keyring);
         self.engine
             .pool
@@ -467,6 +548,9 @@ impl Service {
         self.limiter.reload(limits(&next));
         self.inflight.resize(nonzero(next.max_inflight));
         self.checker.reload(next.cap_budget_ms.into());
+        if let Some(deliverer) = &self.engine.deliverer {
+            deliverer.reload(breaker(&next));
+        }
         for (name, stage) in next.stages.each() {
             self.controls.resize(name, stage).map_err(|e| ConfigError(e.to_string()))?;
         }
@@ -502,17 +586,11 @@ impl Service {
         }
     }
 
-    /// Sends quarantined intents again until `stop`, and records what becomes of them.
+    /// Sends quarantined intents again until `stop`.
     pub async fn reemit(self: &Arc<Self>, stop: BoxFuture<'static, ()>) {
         let Ok(deliverer) = self.deliverer() else { return };
         let it = self.clone();
-        let settled = move |intent: &Intent, delivered: &rewarder_emit::Delivered| {
-            if let Ok(store) = it.store()
-                && let Err(error) =
-                    store.set_delivery(&intent.tenant, &intent.run_key, &delivered.to_json(intent))
-            {
-                tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
-            }
+        let settled = move |_: &Intent, delivered: &Delivered| {
             it.bus().publish(
                 it.clock().unix(),
                 Event::IntentReemitted { result: delivered.ledger_result().as_str() },
@@ -525,6 +603,15 @@ impl Service {
     pub fn stages(&self) -> Stages {
         self.settings().stages
     }
+}
+
+/// Which keys are live: ids and ends, which are no secrets.
+fn log_keys(keyring: &Keyring) {
+    let keys: Vec<String> = keyring
+        .state()
+        .map(|(id, end)| end.map_or_else(|| format!("{id}=no end"), |end| format!("{id}=until {end}")))
+        .collect();
+    tracing::info!(keys = keys.join(", "), revoked = keyring.revoked(), "capability keys are in force");
 }
 
 fn refused(refused: rewarder_admit::Refused) -> Refusal {

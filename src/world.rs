@@ -1,6 +1,6 @@
 //! The real world: the system's clock, tokio's timer, the operating system's random bits.
 
-use rewarder_model::world::{BoxFuture, Clock, Entropy};
+use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The system's clock.
@@ -39,5 +39,20 @@ impl Entropy for SystemEntropy {
     fn fill(&self, bytes: &mut [u8]) {
         // The generator of aws-lc cannot fail once the process runs (it aborts if the system has no randomness at all).
         aws_lc_rs::rand::fill(bytes).expect("the system has random bits");
+    }
+}
+
+/// The async runtime that the process runs on. Only for use from within it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Runtime;
+
+impl Spawn for Runtime {
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        tokio::spawn(future);
+    }
+
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, bool> {
+        let task = tokio::task::spawn_blocking(work);
+        Box::pin(async move { task.await.is_ok() })
     }
 }

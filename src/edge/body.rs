@@ -15,6 +15,8 @@ use std::time::Duration;
 enum Encoding {
     Identity,
     Gzip,
+    /// The zlib format, as HTTP means the word (RFC 9110 §8.4.1.2); raw deflate is refused.
+    Deflate,
     Zstd,
 }
 
@@ -34,14 +36,20 @@ impl Context {
     }
 
     fn encoding(&self) -> Result<Encoding> {
-        let Some(value) = self.request.headers().get(CONTENT_ENCODING) else { return Ok(Encoding::Identity) };
+        // A second field is a second layer (RFC 9110 §5.3): to read the first alone would be to read another body.
+        let mut values = self.request.headers().get_all(CONTENT_ENCODING).into_iter();
+        let Some(value) = values.next() else { return Ok(Encoding::Identity) };
+        if values.next().is_some() {
+            return Err(Refusal::new(Reason::MediaType, "a body is compressed in one layer at most"));
+        }
         match value.to_str().unwrap_or("").trim().to_ascii_lowercase().as_str() {
             "" | "identity" => Ok(Encoding::Identity),
             "gzip" | "x-gzip" => Ok(Encoding::Gzip),
+            "deflate" => Ok(Encoding::Deflate),
             "zstd" => Ok(Encoding::Zstd),
             _ => Err(Refusal::new(
                 Reason::MediaType,
-                "a body is sent as it is, or with Content-Encoding gzip or zstd",
+                "a body is sent as it is, or with one Content-Encoding: gzip, deflate or zstd",
             )),
         }
     }
@@ -119,19 +127,26 @@ pub(super) fn too_big(limit: u64) -> Refusal {
 fn decompress(bytes: Vec<u8>, encoding: Encoding, limit: u64, ratio: u64) -> Result<Vec<u8>> {
     let most = limit.min(ratio.saturating_mul(bytes.len() as u64));
     let bad = |_| Refusal::new(Reason::Schema, "the body is not what its Content-Encoding says");
-    let mut out = Vec::new();
+    let (mut out, mut rest) = (Vec::new(), &bytes[..]);
     // One byte more than is allowed tells that there is more, and costs no more than that.
     match encoding {
         Encoding::Identity => return Ok(bytes),
         Encoding::Gzip => {
-            flate2::read::GzDecoder::new(&bytes[..]).take(most + 1).read_to_end(&mut out).map_err(bad)?
+            flate2::bufread::GzDecoder::new(&mut rest).take(most + 1).read_to_end(&mut out).map_err(bad)?
+        }
+        Encoding::Deflate => {
+            flate2::bufread::ZlibDecoder::new(&mut rest).take(most + 1).read_to_end(&mut out).map_err(bad)?
         }
         Encoding::Zstd => {
-            let mut decoder = zstd::Decoder::new(&bytes[..]).map_err(bad)?.single_frame();
+            let mut decoder = zstd::Decoder::with_buffer(&mut rest).map_err(bad)?.single_frame();
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(bad)?;
             decoder.take(most + 1).read_to_end(&mut out).map_err(bad)?
         }
     };
+    // Whoever reads on after the first member or frame reads another body than we do.
+    if out.len() as u64 <= most && !rest.is_empty() {
+        return Err(Refusal::new(Reason::Schema, "the body goes on after the end of its compressed part"));
+    }
     if out.len() as u64 <= most {
         return Ok(out);
     }
@@ -152,15 +167,36 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    fn every(bytes: &[u8]) -> [(Vec<u8>, Encoding); 3] {
+        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        zlib.write_all(bytes).unwrap();
+        [
+            (gzip(bytes), Encoding::Gzip),
+            (zlib.finish().unwrap(), Encoding::Deflate),
+            (zstd::encode_all(bytes, 19).unwrap(), Encoding::Zstd),
+        ]
+    }
+
     #[test]
     fn bombs_cost_their_limit_at_most() {
         let text = br#"{"inputs_cid":"x"}"#;
-        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 19).unwrap();
-        for (bytes, encoding) in [(gzip(text), Encoding::Gzip), (zstd(text), Encoding::Zstd)] {
-            assert_eq!(decompress(bytes, encoding, 1000, 10).unwrap(), text);
+        for (bytes, encoding) in every(text) {
+            assert_eq!(decompress(bytes.clone(), encoding, 1000, 10).unwrap(), text);
+            let twice = [&bytes[..], &bytes].concat();
+            assert_eq!(
+                decompress(twice, encoding, 1000, 10).unwrap_err().reason,
+                Reason::Schema,
+                "{encoding:?}"
+            );
+            let cut = bytes[..bytes.len() - 1].to_vec();
+            assert_eq!(
+                decompress(cut, encoding, 1000, 10).unwrap_err().reason,
+                Reason::Schema,
+                "{encoding:?}"
+            );
         }
         let bomb = vec![b' '; 10 << 20];
-        for (bytes, encoding) in [(gzip(&bomb), Encoding::Gzip), (zstd(&bomb), Encoding::Zstd)] {
+        for (bytes, encoding) in every(&bomb) {
             assert_eq!(
                 decompress(bytes.clone(), encoding, 1 << 20, 10).unwrap_err().reason,
                 Reason::DecompressRatio

@@ -10,6 +10,7 @@ mod allocations;
 mod body;
 mod compute;
 mod epochs;
+mod places;
 mod problem;
 mod seal;
 mod serve;
@@ -94,8 +95,27 @@ fn corr_id(request: &Request<Incoming>) -> String {
     }
 }
 
+/// Refuses a request whose host two readers could read in two ways (RFC 9112 §3.2): a proxy before us may have let it in
+/// under the other name. Lengths that contradict each other never come here: hyper refuses them and closes.
+fn one_host(request: &Request<Incoming>) -> Result<()> {
+    let mut hosts = request.headers().get_all(http::header::HOST).into_iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    let named = request.uri().authority().map(http::uri::Authority::as_str);
+    let agree = match (host.map(|host| host.to_str().ok()), named) {
+        (Some(None), _) => false,
+        (Some(Some(host)), Some(named)) => host.eq_ignore_ascii_case(named),
+        (Some(Some(_)), None) | (None, Some(_)) => true,
+        (None, None) => request.version() < http::Version::HTTP_11,
+    };
+    if agree && second.is_none() {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::Schema, "a request names its host once, and a full URL names the same one"))
+}
+
 /// Finds the handler. Unknown paths and methods are refused before anything else is looked at.
 async fn route(context: Context) -> Result<Response<Body>> {
+    one_host(&context.request)?;
     let path = context.request.uri().path().to_owned();
     let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(&path).split('/').collect();
     let method = context.request.method().clone();
@@ -188,7 +208,7 @@ impl Context {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
-        let pass = self.service.checker.check(token, scope).await?;
+        let pass = self.service.checker.check(token, scope, self.request.extensions().get()).await?;
         self.service.rate(pass.tenant())?;
         Ok(pass)
     }

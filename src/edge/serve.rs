@@ -1,6 +1,7 @@
 //! Listening, serving, and coming to an end: from `run` everything else is called.
 
 use super::admin::{self, Admin};
+use super::places::{Impatient, Places};
 use super::{Body, answer};
 use crate::config::Settings;
 use crate::health::Cause;
@@ -94,13 +95,16 @@ pub async fn run(
             .await;
         })
     };
+    let control = {
+        let it = service.clone();
+        tokio::spawn(async move { it.operators().await })
+    };
     let admin = Admin { service: service.clone(), metrics, process: Process::new() };
-    let operators =
-        tokio::spawn(accept(bound.metrics, stopped.clone(), read_timeout(&service), move |request| {
-            admin::answer(admin.clone(), request)
-        }));
+    let operators = tokio::spawn(accept(bound.metrics, stopped.clone(), service.clone(), move |request| {
+        admin::answer(admin.clone(), request)
+    }));
     let it = service.clone();
-    let tenants = tokio::spawn(accept(bound.http, stopped, read_timeout(&service), move |request| {
+    let tenants = tokio::spawn(accept(bound.http, stopped, service.clone(), move |request| {
         answer(it.clone(), request)
     }));
 
@@ -138,28 +142,30 @@ pub async fn run(
     }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(LINGER, async { tokio::join!(tenants, operators, reemit) }).await;
-    for task in [listener, health, reload] {
+    for task in [listener, health, reload, control] {
         task.abort();
     }
+    if let Ok(deliverer) = service.deliverer()
+        && deliverer.spool().is_volatile()
+    {
+        deliverer.spool().wipe();
+    }
     Ok(drained)
-}
-
-fn read_timeout(service: &Service) -> Duration {
-    service.settings().read_timeout_ms.into()
 }
 
 /// Accepts and serves connections until told to stop; those under way are finished.
 async fn accept<F>(
     listener: TcpListener,
     mut stopped: watch::Receiver<bool>,
-    read_timeout: Duration,
+    service: Arc<Service>,
     answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let (graceful, places) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+    let addresses = Arc::new(Places::default());
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(read_timeout);
+    builder.timer(TokioTimer::new());
     loop {
         let accepted = tokio::select! {
             accepted = async {
@@ -168,24 +174,34 @@ async fn accept<F>(
             } => accepted,
             _ = stopped.wait_for(|stopped| *stopped) => break,
         };
-        let (Ok((stream, _)), Ok(place)) = accepted else {
+        let (Ok((stream, peer)), Ok(place)) = accepted else {
             // Out of descriptors, most likely: let some connections end.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
+        // Read for each connection: a reload holds for the next one.
+        let settings = service.settings();
+        let share = settings.connections_per_address_max.0;
+        let Some(held) = addresses.take(peer.ip(), share) else {
+            // Closed without a word: an answer would cost what the limit is there to save.
+            tracing::debug!(share, "an address holds as many connections as it may; the next one was closed");
+            continue;
+        };
+        builder.header_read_timeout(Duration::from(settings.read_timeout_ms));
         // Answers are small and awaited.
         let _ = stream.set_nodelay(true);
         let answer = answer.clone();
-        let service = service_fn(move |request| {
+        let handler = service_fn(move |request| {
             let response = answer(request);
             async move { Ok::<_, Infallible>(response.await) }
         });
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let stream = Impatient::new(TokioIo::new(stream), settings.write_timeout_ms.into());
+        let connection = graceful.watch(builder.serve_connection(stream, handler));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(place);
+            drop((place, held));
         });
     }
     drop(listener);
@@ -214,11 +230,14 @@ async fn watch_health(service: Arc<Service>) {
     let (mut probed, mut ledger_down) = (None::<Duration>, false);
     loop {
         let now = clock.monotonic();
-        if probed.is_none_or(|probed| now.saturating_sub(probed) >= PROBE_EVERY) {
-            if let Ok(deliverer) = service.deliverer() {
+        if let Ok(deliverer) = service.deliverer() {
+            let every =
+                if deliverer.degraded() { service.settings().brownout_probe_ms.into() } else { PROBE_EVERY };
+            if probed.is_none_or(|probed| now.saturating_sub(probed) >= every) {
                 ledger_down = deliverer.probe().await.is_err();
+                probed = Some(now);
             }
-            probed = Some(now);
+            deliverer.look(!missing(&service, false).contains(&Cause::QueueSoftLimit));
         }
         service.health.set(missing(&service, ledger_down), clock.unix());
         clock.sleep(HEALTH_EVERY).await;
@@ -235,7 +254,7 @@ fn missing(service: &Service, ledger_down: bool) -> Vec<Cause> {
             missing.push(Cause::EmissionLatched);
         }
         // Soft limits are four fifths (runbook §10).
-        if deliverer.quarantine().depth() * 5 > service.settings().quarantine_max_entries.0 as u64 * 4 {
+        if deliverer.spool().depth() * 5 > service.settings().quarantine_max_entries.0 as u64 * 4 {
             missing.push(Cause::QuarantineSoftLimit);
         }
     }

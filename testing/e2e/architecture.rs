@@ -171,3 +171,31 @@ fn settings_and_routes_of_the_contract_exist() {
         assert!(svc_rewarder::edge::ROUTES.iter().any(|(_, known, _)| *known == path), "{path} is no route");
     }
 }
+
+/// Each row of docs/FAILURES.md names a test that exists, and there are enough of them.
+#[test]
+fn every_failure_names_a_test_that_exists() {
+    let text = std::fs::read_to_string(root().join("docs/FAILURES.md")).unwrap();
+    let mut code = String::new();
+    for dir in ["stages", "src"] {
+        for path in sources(&root().join(dir)) {
+            code += &std::fs::read_to_string(path).unwrap();
+        }
+    }
+    for script in ["answers", "crash", "overload"] {
+        code += &std::fs::read_to_string(root().join("testing/e2e").join(script)).unwrap();
+    }
+    let mut rows = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what fails")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        assert_eq!(cells.len(), 5, "{row}");
+        let tests = quoted(cells[4]);
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            let found = code.contains(&format!("fn {test}(")) || code.contains(&format!("def {test}("));
+            assert!(found, "docs/FAILURES.md names {test}, which does not exist");
+        }
+        rows += 1;
+    }
+    assert!(rows >= 25, "{rows} rows");
+}

@@ -205,6 +205,8 @@ class Service:
             "tenant_rps_max": 1_000_000,
             "rps_max": 1_000_000,
             "concurrency_compute_workers": 1,
+            # Ten minutes of patience are for people.
+            "brownout_exit_ms": 500, "brownout_probe_ms": 100,
         } | (settings or {})
         self.stages = stages or {}
         self.token = token()
@@ -618,7 +620,7 @@ class _LedgerHandler(http.server.BaseHTTPRequestHandler):
 
 
 # Delivery waits as long as a held ledger likes: each attempt ends after a moment, and there are enough of them.
-PATIENT = {"ledger_deadline_ms": FOREVER_MS, "ledger_max_retries": 1000, "drain_deadline_ms": FOREVER_MS, "request_deadline_ms": FOREVER_MS}
+PATIENT = {"brownout_p99_ms": FOREVER_MS, "ledger_deadline_ms": FOREVER_MS, "ledger_max_retries": 1000, "drain_deadline_ms": FOREVER_MS, "request_deadline_ms": FOREVER_MS}
 
 
 # ---------------------------------------------------------------------------------------------------------- scripts

@@ -3,7 +3,7 @@
 use crate::failure::{Done, Failure};
 use crate::say;
 use clap::{Args, Subcommand};
-use rewarder_admit::capability::{attenuate, expiry, inspect, keygen};
+use rewarder_admit::capability::{attenuate, bind, expiry, inspect, keygen, revoke, rotate};
 use rewarder_admit::{Caveat, Keyring, Scope, Timestamp};
 use rewarder_model::world::Clock;
 use rewarder_model::{Amount, TenantId};
@@ -46,17 +46,50 @@ pub enum CapVerb {
     /// Print a capability that allows less; needs no key
     Attenuate {
         /// The capability; `-` reads it from standard input
-        token: String,
+        #[arg(required_unless_present = "given", conflicts_with = "given")]
+        token: Option<String>,
+        /// The same, as an option
+        #[arg(long = "token", value_name = "TOKEN")]
+        given: Option<String>,
+        /// A caveat as it is written, such as 'epoch_prefix = 2026-'; may be given several times
+        #[arg(long, value_name = "CAVEAT")]
+        caveat: Vec<String>,
         #[command(flatten)]
         limits: Limits,
     },
-    /// Add a key that mints from now on; tokens of the others stay valid
+    /// Bind discharges of other services to a capability, and print all as they are sent
+    Bind {
+        /// The capability; `-` reads it from standard input
+        token: String,
+        /// A discharge, as the other service gave it; may be given several times
+        #[arg(long, value_name = "TOKEN", required = true)]
+        discharge: Vec<String>,
+    },
+    /// Refuse a capability, or all of a key, from the next reload on
+    #[command(group(clap::ArgGroup::new("what").required(true).args(["token", "id", "key"])))]
+    Revoke {
+        #[command(flatten)]
+        keys: KeysArg,
+        /// The capability; `-` reads it from standard input
+        #[arg(long)]
+        token: Option<String>,
+        /// Its identifier, KEY:NONCE, as `cap inspect` shows it
+        #[arg(long)]
+        id: Option<String>,
+        /// A key that does not mint: its secret is taken out of the file
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// Add a key that mints from now on; the others verify for an overlap, then they are taken out
     Rotate {
         #[command(flatten)]
         keys: KeysArg,
         /// The key's id; by default the first free one of k1, k2, …
         #[arg(long)]
         id: Option<String>,
+        /// How long the other keys still verify: as long as the longest-lived token, such as 2h or 30d
+        #[arg(long, value_name = "T", default_value = "30d")]
+        overlap: String,
     },
 }
 
@@ -86,6 +119,9 @@ pub struct Limits {
     /// Only pools up to this, in minor units
     #[arg(long, value_name = "N")]
     max_pool: Option<Amount>,
+    /// Only over a connection with this client certificate: sha256:HEX or b3:HEX of its DER
+    #[arg(long, value_name = "HASH")]
+    client_cert: Option<String>,
     /// Only dry runs
     #[arg(long)]
     dry_run_only: bool,
@@ -97,8 +133,12 @@ pub fn cap(verb: CapVerb, json: bool) -> Done {
         CapVerb::Keygen { keys, id } => add_key(&keys.path, id.as_deref(), json),
         CapVerb::Mint { keys, tenant, limits } => mint(&keys.path, tenant, &limits, json),
         CapVerb::Inspect { token, keys } => look(&token, keys.as_deref(), json),
-        CapVerb::Attenuate { token, limits } => narrow(&token, &limits, json),
-        CapVerb::Rotate { keys, id } => rotate(&keys.path, id.as_deref(), json),
+        CapVerb::Attenuate { token, given, caveat, limits } => {
+            narrow(&token.or(given).unwrap_or_default(), &caveat, &limits, json)
+        }
+        CapVerb::Bind { token, discharge } => bound(&token, &discharge, json),
+        CapVerb::Revoke { keys, token, id, key } => withdraw(&keys.path, token, id.or(key), json),
+        CapVerb::Rotate { keys, id, overlap } => turn(&keys.path, id.as_deref(), &overlap, json),
     }
 }
 
@@ -142,6 +182,9 @@ impl Limits {
             caveats.push(Caveat::Expires(expiry(expires, now()).map_err(refused("--expires"))?));
         }
         caveats.extend(self.max_pool.map(Caveat::MaxPool));
+        if let Some(cert) = &self.client_cert {
+            caveats.push(Caveat::ClientCert(cert.parse().map_err(refused("--client-cert"))?));
+        }
         caveats.extend(self.dry_run_only.then_some(Caveat::DryRun));
         Ok(caveats)
     }
@@ -205,32 +248,73 @@ fn look(given: &str, keys: Option<&Path>, json: bool) -> Done {
     Ok(if matches!(verdict, Some(Err(_))) { exit::FAILED } else { exit::OK })
 }
 
-fn narrow(given: &str, limits: &Limits, json: bool) -> Done {
-    let caveats = limits.caveats()?;
+fn narrow(given: &str, written: &[String], limits: &Limits, json: bool) -> Done {
+    let read = |text: &String| text.parse::<Caveat>().map_err(|e| Failure::refused(format!("--caveat: {e}")));
+    let mut caveats: Vec<Caveat> = written.iter().map(read).collect::<Result<_, _>>()?;
+    caveats.extend(limits.caveats()?);
     if caveats.is_empty() {
         return Err(Failure::refused(
-            "nothing to add: give --epoch-prefix, --expires, --scope, --max-pool or --dry-run-only",
+            "nothing to add: give --caveat, --client-cert, --epoch-prefix, --expires, --scope, --max-pool or --dry-run-only",
         ));
     }
     let narrowed = caveats.iter().try_fold(token(given)?, |token, caveat| attenuate(&token, caveat));
     print_token(&narrowed.map_err(Failure::refused)?, json)
 }
 
-/// Adds the key that mints; what ends the overlap is the operator's to decide, since nobody keeps a list of tokens.
-fn rotate(path: &Path, id: Option<&str>, json: bool) -> Done {
-    let ring = Keyring::load(path).map_err(Failure::refused)?;
-    let old: Vec<String> = ring.ids().map(str::to_owned).collect();
-    let id = keygen(path, id, &SystemEntropy).map_err(Failure::refused)?;
+fn bound(given: &str, discharges: &[String], json: bool) -> Done {
+    let bound = bind(&token(given)?, discharges.iter().map(|discharge| discharge.trim()));
+    print_token(&bound.map_err(Failure::refused)?, json)
+}
+
+/// Revokes a token by what it is called, never by itself: the key file then holds nothing that could be used.
+fn withdraw(path: &Path, given: Option<String>, named: Option<String>, json: bool) -> Done {
+    let what = match (given, named) {
+        (Some(given), _) => inspect(&token(&given)?, now()).map_err(Failure::refused)?.identifier,
+        (None, Some(named)) => named,
+        (None, None) => return Err(Failure::refused("nothing to revoke: give --token, --id or --key")),
+    };
+    let is_new = revoke(path, &what, &SystemEntropy).map_err(Failure::refused)?;
     if json {
-        say::json(&json!({ "key_id": id, "still_verify": old, "keys": path }));
+        say::json(&json!({ "revoked": what, "was_revoked": !is_new, "keys": path }));
+    } else if is_new {
+        say::line(format!(
+            "{what} is revoked in {}; send the service SIGHUP, so that it knows",
+            path.display()
+        ));
+    } else {
+        say::line(format!("{what} was revoked already"));
+    }
+    Ok(exit::OK)
+}
+
+/// Adds the key that mints; the overlap is the operator's to choose, since nobody keeps a list of tokens.
+fn turn(path: &Path, id: Option<&str>, overlap: &str, json: bool) -> Done {
+    let now = now();
+    let until = expiry(overlap, now).map_err(|e| Failure::refused(format!("--overlap: {e}")))?;
+    let rotated = rotate(path, id, now, until, &SystemEntropy).map_err(Failure::refused)?;
+    if json {
+        let retiring: Vec<Value> = rotated
+            .retiring
+            .iter()
+            .map(|(id, end)| json!({ "key_id": id, "retire_after": end.to_string() }))
+            .collect();
+        let (id, pruned) = (&rotated.minting, &rotated.pruned);
+        say::json(&json!({ "key_id": id, "still_verify": retiring, "pruned": pruned, "keys": path }));
         return Ok(exit::OK);
     }
-    let (keys, old) = (path.display(), old.join(", "));
-    say::text(format!(
-        "key {id} added to {keys}: it mints from now on. Tokens of {old} stay valid.\n\
-         1. send the service SIGHUP, so that it knows {id}\n\
+    let (keys, id) = (path.display(), &rotated.minting);
+    let mut text = format!("key {id} added to {keys}: it mints from now on\n");
+    for (id, end) in &rotated.retiring {
+        text.push_str(&format!("key {id} verifies until {end}\n"));
+    }
+    for id in &rotated.pruned {
+        text.push_str(&format!("key {id} had ended: its secret is gone\n"));
+    }
+    text.push_str(&format!(
+        "1. send the service SIGHUP, so that it knows {id}\n\
          2. give out new tokens: ronctl cap mint --keys {keys} …\n\
-         3. when the old tokens have expired, take {old} out of {keys} and send SIGHUP again\n"
+         The others end by themselves; the next rotation takes them out of the file.\n"
     ));
+    say::text(text);
     Ok(exit::OK)
 }

@@ -48,8 +48,11 @@ pub fn config(ConfigVerb::Check(args): ConfigVerb, json: bool) -> Done {
         let stages: Map<String, Value> = stages(&settings)
             .map(|(name, width, queue)| (name.to_owned(), json!({ "width": width, "queue": queue })))
             .collect();
+        let tenants: Map<String, Value> = tenants(&settings)
+            .map(|(name, rps, weight)| (name.to_owned(), json!({ "rps": rps, "weight": weight })))
+            .collect();
         say::json(
-            &json!({ "ok": true, "profile": profile(&settings), "settings": values, "stages": stages, "cap_key_ids": keys }),
+            &json!({ "ok": true, "profile": profile(&settings), "settings": values, "stages": stages, "tenants": tenants, "cap_key_ids": keys }),
         );
     } else {
         say::text(table(&settings, keys.as_deref()));
@@ -75,6 +78,14 @@ fn stages(settings: &Settings) -> impl Iterator<Item = (&'static str, usize, usi
     settings.stages.each().into_iter().map(|(name, stage)| (name, stage.width().get(), stage.queue().get()))
 }
 
+/// Named tenants: rate and weight.
+fn tenants(settings: &Settings) -> impl Iterator<Item = (&str, usize, u32)> {
+    settings.tenants.iter().map(|(tenant, terms)| {
+        let rps = terms.rps.map_or(settings.tenant_rps_max.0, |rps| rps.get() as usize);
+        (tenant.as_str(), rps, terms.weight.get())
+    })
+}
+
 fn table(settings: &Settings, keys: Option<&[String]>) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
@@ -86,6 +97,9 @@ fn table(settings: &Settings, keys: Option<&[String]>) -> String {
     }
     for (name, width, queue) in stages(settings) {
         line(&format!("stages.{name}"), &format!("width {width}, queue {queue}"));
+    }
+    for (name, rps, weight) in tenants(settings) {
+        line(&format!("tenants.{name}"), &format!("rps {rps}, weight {weight}"));
     }
     if let Some(keys) = keys {
         line("(capability keys)", &format!("{}; the last one mints", keys.join(", ")));

@@ -10,8 +10,8 @@ mod config;
 mod diff;
 mod failure;
 mod http;
-mod latch;
 mod offline;
+mod operate;
 mod replay;
 mod save;
 mod say;
@@ -60,9 +60,18 @@ enum Verb {
     Cap(cap::CapVerb),
     /// Watch the stages of a running service
     Top(top::TopArgs),
-    /// Look at the emission latch of a stopped service, or release it
+    /// Look at the emission latch, or release it
     #[command(subcommand)]
-    Latch(latch::LatchVerb),
+    Latch(operate::LatchVerb),
+    /// Look at intents that are held back, send them again, or give them up
+    #[command(subcommand)]
+    Quarantine(operate::QuarantineVerb),
+    /// Look at the brownout breaker of a running service, or drill it
+    #[command(subcommand)]
+    Brownout(operate::BrownoutVerb),
+    /// List or verify what operators did
+    #[command(subcommand)]
+    Audit(operate::AuditVerb),
 }
 
 fn main() -> ExitCode {
@@ -78,7 +87,10 @@ fn main() -> ExitCode {
         Verb::Tail(args) => tail::tail(&args, json),
         Verb::Cap(verb) => cap::cap(verb, json),
         Verb::Top(args) => top::top(&args, json),
-        Verb::Latch(verb) => latch::latch(verb, json),
+        Verb::Latch(verb) => operate::latch(verb, json),
+        Verb::Quarantine(verb) => operate::quarantine(verb, json),
+        Verb::Brownout(verb) => operate::brownout(verb, json),
+        Verb::Audit(verb) => operate::audit(verb, json),
     };
     ExitCode::from(done.unwrap_or_else(|failure| failure.report(json)))
 }

@@ -112,7 +112,30 @@ fn an_epoch_goes_in_and_comes_out_once() {
     });
     tail.ends(0).says(" svc-rewarder Job");
 
-    desk.words("latch release --state-dir state --reason x").ends(1).says("Stop the service first");
+    // An operator on the running service: a drill, what it holds, an act on that, and what the audit log says.
+    desk.words("latch release --state-dir state --reason x").ends(0).says("nothing to release");
+    desk.words("brownout show --state-dir state").ends(0).says("closed");
+    desk.words("brownout start --state-dir state --reason drill").ends(0).says("open: a drill");
+    desk.words("seal work.csv --tenant acme --epoch 2026-13 --asset roc --pool 10000 --out epoch.arrows")
+        .ends(0);
+    assert_eq!(submit("policy.json", "--json").ends(5).json()["quarantine"], true);
+    let held = desk.words("quarantine list --state-dir state --json").ends(0).json();
+    assert_eq!((&held["depth"], &held["entries"][0]["intent"]["epoch_id"]), (&1.into(), &"2026-13".into()));
+    let seq = held["entries"][0]["seq"].to_string();
+    desk.words(&format!("quarantine show {seq} --state-dir state")).ends(0).says("2026-13");
+    desk.words(&format!("quarantine release {seq} --state-dir state --reason again")).ends(0).says("pending");
+    desk.words(&format!("quarantine drop {seq} --state-dir state --reason withdrawn"))
+        .ends(0)
+        .says("2026-13");
+    desk.words(&format!("quarantine drop {seq} --state-dir state --reason twice"))
+        .ends(2)
+        .says("nothing stands");
+    desk.words("brownout show --state-dir state").ends(1).says("a drill");
+    desk.words("brownout stop --state-dir state --reason done").ends(0);
+    desk.words("audit verify --state-dir state").ends(0).says("4 lines");
+    desk.words("audit list --state-dir state").ends(0).says("withdrawn");
+    desk.seal("work.csv", "epoch.arrows").ends(0);
+
     let stranger = format!(
         "submit --url http://{http} --token nonsense --inputs epoch.arrows --policy policy.json --json"
     );

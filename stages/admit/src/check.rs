@@ -4,7 +4,7 @@
 //! would be shut by its silence. Past the budget the answer is `cap_timeout`, which is no verdict on the
 //! capability: come again.
 
-use crate::capability::{Grant, Keyring, Scope};
+use crate::capability::{ClientCert, Grant, Keyring, Scope};
 use crate::error::Denied;
 use crate::metrics::AUTH_FAILURES_TOTAL;
 use arc_swap::ArcSwap;
@@ -64,10 +64,16 @@ impl Checker {
     }
 
     /// Whether the bearer of `token` (what follows `Bearer `, if anything does) may do what `scope` stands
-    /// for.
-    pub async fn check(&self, token: Option<&str>, scope: Scope) -> Result<Pass, Denied> {
+    /// for, over a connection with that client certificate.
+    pub async fn check(
+        &self,
+        token: Option<&str>,
+        scope: Scope,
+        cert: Option<&ClientCert>,
+    ) -> Result<Pass, Denied> {
         let failures = &self.failures[scope as usize];
         let result = self.verify(token).await.and_then(|grant| {
+            grant.allows_client_cert(cert)?;
             grant.allows(scope)?;
             Ok(Pass { grant, failures: failures.clone() })
         });
@@ -163,7 +169,7 @@ mod tests {
         let clock = Arc::new(HandClock::default());
         let local = Arc::new(LocalVerifier::new(keys));
         let checker = scrape.during(|| Checker::new(Arc::clone(&local) as _, clock, BUDGET));
-        let check = |token, scope| checker.check(token, scope).now_or_never().unwrap();
+        let check = |token, scope| checker.check(token, scope, None).now_or_never().unwrap();
         let reason = |result: Result<(), Denied>| result.map_err(|denied| denied.reason);
 
         assert_eq!(check(None, Scope::Run).err().map(|d| d.reason), Some(Reason::Unauth));
@@ -202,7 +208,7 @@ mod tests {
     async fn past_its_budget_the_check_gives_up() {
         let clock = HandClock::default();
         let checker = Arc::new(Checker::new(Arc::new(Silent), Arc::new(clock.clone()), BUDGET));
-        let mut check = Box::pin(checker.check(Some("token"), Scope::Run));
+        let mut check = Box::pin(checker.check(Some("token"), Scope::Run, None));
         assert!((&mut check).now_or_never().is_none());
         clock.advance(BUDGET - Duration::from_nanos(1));
         assert!((&mut check).now_or_never().is_none());

@@ -1,7 +1,10 @@
 //! The clamps of the door. All may change by a reload; zero is impossible by type, for a door that nobody
 //! passes is a mistake in the settings and not a wish.
 
+use rewarder_model::TenantId;
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Default of `TENANT_RPS_MAX` (runbook §2).
@@ -19,16 +22,18 @@ pub const MAX_INFLIGHT: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 pub const CAPABILITY_BUDGET: Duration = Duration::from_millis(250);
 
 /// Requests per second, with a second's worth as burst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// For each tenant.
     pub tenant_rps_max: NonZeroU32,
+    /// For these instead. They always have a bucket of their own.
+    pub named: Arc<BTreeMap<TenantId, NonZeroU32>>,
     /// For all tenants together.
     pub rps_max: NonZeroU32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { tenant_rps_max: TENANT_RPS_MAX, rps_max: RPS_MAX }
+        Self { tenant_rps_max: TENANT_RPS_MAX, named: Arc::default(), rps_max: RPS_MAX }
     }
 }

@@ -54,6 +54,9 @@ pub enum TokenError {
     /// Over the limit of caveats.
     #[error("the token has more than {} caveats", crate::capability::CAVEATS_MAX)]
     TooManyCaveats,
+    /// Over the limit of discharges.
+    #[error("more than {} discharges come with the token", crate::capability::discharge::DISCHARGES_MAX)]
+    TooManyDischarges,
     /// To be minted without tenant or scope.
     #[error("a capability needs a tenant and a scope: to one without, its bearer could add any")]
     Boundless,

@@ -20,7 +20,7 @@ pub mod limiter;
 pub mod metrics;
 pub mod single_flight;
 
-pub use capability::{Caveat, Grant, Inspection, Keyring, Scope, Timestamp};
+pub use capability::{Caveat, ClientCert, Grant, Inspection, Keyring, Scope, Timestamp};
 pub use check::{Checker, LocalVerifier, Pass, Verifier};
 pub use config::Limits;
 pub use error::{Denied, KeyringError, Refused, TokenError};

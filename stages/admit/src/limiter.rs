@@ -103,16 +103,19 @@ impl Limiter {
 impl Buckets {
     fn new(limits: Limits, ticks: &Ticks) -> Self {
         let whole = bucket(limits.rps_max, ticks);
-        Self { limits, whole, strangers: bucket(limits.tenant_rps_max, ticks), tenants: Mutex::default() }
+        let strangers = bucket(limits.tenant_rps_max, ticks);
+        Self { limits, whole, strangers, tenants: Mutex::default() }
     }
 
     fn take_from_tenant(&self, tenant: &TenantId, cost: NonZeroU32, ticks: &Ticks) -> Result<(), Refused> {
-        let rate = self.limits.tenant_rps_max;
+        let named = self.limits.named.get(tenant).copied();
+        let rate = named.unwrap_or(self.limits.tenant_rps_max);
         let now = ticks.now();
         let mut tenants = lock(&self.tenants);
         if !tenants.known.contains_key(tenant) {
             tenants.make_room(now);
-            if tenants.known.len() < TENANTS_MAX {
+            // The named are as many as the settings file says, and no stranger may crowd them out.
+            if named.is_some() || tenants.known.len() < TENANTS_MAX {
                 tenants.known.insert(tenant.clone(), Known { bucket: bucket(rate, ticks), used: now });
             }
         }
@@ -165,7 +168,7 @@ mod tests {
     fn make(tenant_rps: u32, rps: u32) -> (Limiter, HandClock) {
         let clock = HandClock::default();
         clock.advance(Duration::from_secs(1000));
-        let limits = Limits { tenant_rps_max: n(tenant_rps), rps_max: n(rps) };
+        let limits = Limits { tenant_rps_max: n(tenant_rps), rps_max: n(rps), ..Limits::default() };
         (Limiter::new(limits, Arc::new(clock.clone())), clock)
     }
 
@@ -214,12 +217,28 @@ mod tests {
     }
 
     #[test]
+    fn named_tenants_have_their_own_rate_and_are_never_crowded_out() {
+        let (limiter, _) = make(10, 1_000_000);
+        let named = [("big".parse().unwrap(), n(40)), ("small".parse().unwrap(), n(2))];
+        limiter.reload(Limits {
+            tenant_rps_max: n(10),
+            rps_max: n(1_000_000),
+            named: Arc::new(named.into()),
+        });
+        for stranger in 0..TENANTS_MAX + 50 {
+            passed(&limiter, &format!("t{stranger}"), 1);
+        }
+        assert_eq!(limiter.tenants(), TENANTS_MAX);
+        assert_eq!((passed(&limiter, "big", 99), passed(&limiter, "small", 99)), (40, 2));
+    }
+
+    #[test]
     fn a_reload_changes_limits_and_refills_only_then() {
         let (limiter, _) = make(10, 1000);
         assert_eq!(passed(&limiter, "a", 50), 10);
-        limiter.reload(Limits { tenant_rps_max: n(10), rps_max: n(1000) });
+        limiter.reload(Limits { tenant_rps_max: n(10), rps_max: n(1000), ..Limits::default() });
         assert_eq!(passed(&limiter, "a", 50), 0);
-        limiter.reload(Limits { tenant_rps_max: n(3), rps_max: n(1000) });
+        limiter.reload(Limits { tenant_rps_max: n(3), rps_max: n(1000), ..Limits::default() });
         assert_eq!(passed(&limiter, "a", 50), 3);
     }
 

@@ -10,20 +10,20 @@
 //! died: its act had not taken effect, and it is cut off. Any other break stops the start, since someone has
 //! been here.
 
-use crate::files;
 use rewarder_model::Cid;
+use rewarder_model::world::disk::{Disk, WriteFile, read_whole};
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Name of the file in `STATE_DIR`.
 pub const AUDIT_FILE: &str = "audit.jsonl";
 /// Longest reason that is kept; what an operator types, not a document.
 const REASON_BYTES_MAX: usize = 1024;
+/// Longest log that is read: some hundred thousand acts.
+const LOG_BYTES_MAX: u64 = 1 << 28;
 /// Lines kept under amnesia: acts are rare, and a loop that latches must not eat the memory.
 const MEMORY_LINES_MAX: usize = 1000;
 
@@ -49,20 +49,13 @@ pub struct Line {
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// The disk failed.
-    #[error("cannot write the audit log {path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the disk said.
-        source: io::Error,
-    },
+    #[error("cannot read or write the audit log {AUDIT_FILE} in STATE_DIR: {0}")]
+    Io(io::Error),
     /// The chain is broken.
     #[error(
-        "line {line} of the audit log {path} does not follow from the one before, keep the file and move it aside"
+        "line {line} of the audit log {AUDIT_FILE} in STATE_DIR does not follow from the one before, keep the file and move it aside"
     )]
     Broken {
-        /// The file.
-        path: PathBuf,
         /// Counted from 1.
         line: usize,
     },
@@ -70,46 +63,50 @@ pub enum AuditError {
 
 /// The audit log.
 pub struct Audit {
-    path: Option<PathBuf>,
+    disk: Option<Arc<dyn Disk>>,
     state: Mutex<Chain>,
 }
 
 struct Chain {
-    file: Option<File>,
+    file: Option<Box<dyn WriteFile>>,
     seq: u64,
     head: Cid,
     /// Only under amnesia.
     memory: Vec<Line>,
     /// Bytes that are known to be whole lines; a failed append is cut back to here.
     len: u64,
+    /// A failed append could not be cut back yet; nothing may be written behind it.
+    ragged: bool,
+}
+
+fn whole(disk: &dyn Disk) -> Result<Vec<u8>, AuditError> {
+    Ok(read_whole(disk, Path::new(AUDIT_FILE), LOG_BYTES_MAX).map_err(AuditError::Io)?.unwrap_or_default())
 }
 
 impl Audit {
-    /// Opens the log in `state_dir` and checks its chain; `None` keeps it in memory.
+    /// Opens the log on the disk of STATE_DIR and checks its chain; `None` keeps it in memory.
     ///
     /// # Errors
     /// When the disk fails or the chain is broken.
-    pub fn open(state_dir: Option<&Path>) -> Result<Self, AuditError> {
-        let mut chain = Chain { file: None, seq: 0, head: Cid::of(b""), memory: Vec::new(), len: 0 };
-        let Some(dir) = state_dir else { return Ok(Self { path: None, state: chain.into() }) };
-        let path = dir.join(AUDIT_FILE);
-        let io = |source| AuditError::Io { path: path.clone(), source };
-        files::make_dir(dir).map_err(io)?;
-        let bytes = match std::fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            other => other.map_err(io)?,
-        };
-        let (lines, head, len) =
-            check(&bytes).map_err(|line| AuditError::Broken { path: path.clone(), line })?;
-        let file =
-            OpenOptions::new().append(true).create(true).mode(files::FILE_MODE).open(&path).map_err(io)?;
+    pub fn open(disk: Option<Arc<dyn Disk>>) -> Result<Self, AuditError> {
+        let mut chain =
+            Chain { file: None, seq: 0, head: Cid::of(b""), memory: Vec::new(), len: 0, ragged: false };
+        let Some(disk) = disk else { return Ok(Self { disk: None, state: chain.into() }) };
+        let path = Path::new(AUDIT_FILE);
+        match disk.create_new(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(AuditError::Io(error)),
+            _ => {}
+        }
+        let bytes = whole(&*disk)?;
+        let (lines, head, len) = check(&bytes).map_err(|line| AuditError::Broken { line })?;
         if len < bytes.len() as u64 {
             tracing::warn!(bytes = bytes.len() as u64 - len, "a torn last line of the audit log was cut off");
-            file.set_len(len).and_then(|()| file.sync_all()).map_err(io)?;
+            disk.truncate(path, len).map_err(AuditError::Io)?;
         }
-        files::sync_dir(dir).map_err(io)?;
+        disk.sync_dir(Path::new("")).map_err(AuditError::Io)?;
+        let file = disk.append(path).map_err(AuditError::Io)?;
         (chain.file, chain.seq, chain.head, chain.len) = (Some(file), lines.len() as u64, head, len);
-        Ok(Self { path: Some(path), state: chain.into() })
+        Ok(Self { disk: Some(disk), state: chain.into() })
     }
 
     /// Appends an act; durable when this returns.
@@ -118,6 +115,7 @@ impl Audit {
     /// When the disk fails; the act must not take effect then.
     pub fn append(&self, act: &str, subject: &str, reason: &str, unix: Duration) -> Result<(), AuditError> {
         let mut chain = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let chain = &mut *chain;
         let line = Line {
             seq: chain.seq + 1,
             unix_ms: millis(unix),
@@ -129,13 +127,22 @@ impl Audit {
         let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
         let head = Cid::of(&bytes);
         bytes.push(b'\n');
-        let len = chain.len;
-        if let (Some(file), Some(path)) = (&mut chain.file, &self.path) {
-            let written = file.write_all(&bytes).and_then(|()| file.sync_data());
-            if let Err(source) = written {
+        if let Some(disk) = &self.disk {
+            let path = Path::new(AUDIT_FILE);
+            if chain.ragged || chain.file.is_none() {
+                disk.truncate(path, chain.len).map_err(AuditError::Io)?;
+                chain.file = Some(disk.append(path).map_err(AuditError::Io)?);
+                chain.ragged = false;
+            }
+            let written = match &mut chain.file {
+                Some(file) => file.write_all(&bytes).and_then(|()| file.sync()),
+                None => Err(io::ErrorKind::NotFound.into()),
+            };
+            if let Err(error) = written {
                 // Half a line would break the chain for the next one.
-                let _ = file.set_len(len);
-                return Err(AuditError::Io { path: path.clone(), source });
+                chain.ragged = disk.truncate(path, chain.len).is_err();
+                chain.file = None;
+                return Err(AuditError::Io(error));
             }
         } else {
             if chain.memory.len() >= MEMORY_LINES_MAX {
@@ -155,10 +162,17 @@ impl Audit {
     /// When the disk fails or the chain is broken.
     pub fn lines(&self) -> Result<Vec<Line>, AuditError> {
         let chain = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(path) = &self.path else { return Ok(chain.memory.clone()) };
-        let bytes = std::fs::read(path).map_err(|source| AuditError::Io { path: path.clone(), source })?;
-        check(&bytes).map(|(lines, ..)| lines).map_err(|line| AuditError::Broken { path: path.clone(), line })
+        let Some(disk) = &self.disk else { return Ok(chain.memory.clone()) };
+        verify(&whole(&**disk)?).map_err(|line| AuditError::Broken { line })
     }
+}
+
+/// The lines of a log, without a last one that is not whole.
+///
+/// # Errors
+/// The number of the first line, counted from 1, that does not follow from the one before.
+pub fn verify(bytes: &[u8]) -> Result<Vec<Line>, usize> {
+    check(bytes).map(|(lines, ..)| lines)
 }
 
 /// The lines of a log, the CID of the last, and the bytes that whole lines take; or the number of the first
@@ -194,8 +208,12 @@ pub(crate) fn clip(text: &str, limit: usize) -> &str {
 mod tests {
     use super::*;
 
+    fn open(dir: &Path) -> Result<Audit, AuditError> {
+        Audit::open(Some(Arc::new(rewarder_model::world::disk::RealDisk::new(dir).unwrap())))
+    }
+
     fn three(dir: &Path) -> Vec<u8> {
-        let audit = Audit::open(Some(dir)).unwrap();
+        let audit = open(dir).unwrap();
         for (n, act) in ["latch", "release", "latch"].into_iter().enumerate() {
             audit.append(act, "emission", "because\nof \"this\"", Duration::from_millis(n as u64)).unwrap();
         }
@@ -207,7 +225,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         three(dir.path());
         three(dir.path());
-        let lines = Audit::open(Some(dir.path())).unwrap().lines().unwrap();
+        let lines = open(dir.path()).unwrap().lines().unwrap();
         assert_eq!(lines.iter().map(|line| line.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
         let text = std::fs::read_to_string(dir.path().join(AUDIT_FILE)).unwrap();
         let first = text.lines().next().unwrap();
@@ -221,7 +239,7 @@ mod tests {
         let two = bytes[..bytes.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
         for torn in two..bytes.len() {
             std::fs::write(dir.path().join(AUDIT_FILE), &bytes[..torn]).unwrap();
-            let audit = Audit::open(Some(dir.path())).unwrap();
+            let audit = open(dir.path()).unwrap();
             assert_eq!(audit.lines().unwrap().len(), 2);
             audit.append("release", "emission", "x", Duration::ZERO).unwrap();
             assert_eq!(audit.lines().unwrap().len(), 3);
@@ -240,7 +258,7 @@ mod tests {
             format!("\n{text}"),
         ] {
             std::fs::write(dir.path().join(AUDIT_FILE), bad).unwrap();
-            assert!(matches!(Audit::open(Some(dir.path())), Err(AuditError::Broken { .. })));
+            assert!(matches!(open(dir.path()), Err(AuditError::Broken { .. })));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Settings of delivery, with the reason of each default. All are integers or durations: nothing near money
 //! is a float.
 
+use crate::breaker::BreakerConfig;
 use crate::ledger::LedgerUrl;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,8 +20,8 @@ pub struct EmitConfig {
     pub quarantine: QuarantineConfig,
     /// Sending it again.
     pub reemit: ReemitConfig,
-    /// When a ledger counts as degraded.
-    pub health: HealthConfig,
+    /// When a brownout begins and ends.
+    pub breaker: BreakerConfig,
 }
 
 /// Bounds of one emission.
@@ -87,12 +88,13 @@ impl Default for ReemitConfig {
     }
 }
 
-/// When `readyz` says `ledger_degraded` (runbook §4).
+/// When a ledger counts as degraded (runbook §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HealthConfig {
     /// p99 of an attempt's latency above this is degraded.
     pub p99_max: Duration,
-    /// So many failed attempts in a row are degraded.
+    /// So many failed attempts in a row are degraded: more than one blip of a few that are under way at once, and less than
+    /// what full stages make of a dead ledger within a second.
     pub failures_max: u32,
     /// Attempts older than this no longer count.
     pub window: Duration,
@@ -104,7 +106,7 @@ impl Default for HealthConfig {
     fn default() -> Self {
         Self {
             p99_max: Duration::from_millis(250),
-            failures_max: 5,
+            failures_max: 10,
             window: Duration::from_secs(60),
             samples_min: 20,
         }

@@ -1,35 +1,45 @@
 //! What can go wrong around an emission, and which word of the contract a caller hears for it. What a
 //! *ledger* says is not here: that is an [`Outcome`](crate::Outcome).
 
+use crate::audit::AuditError;
 use crate::latch::LatchError;
-use crate::quarantine::QuarantineError;
+use crate::spool::SpoolError;
 use rewarder_model::Reason;
 
-/// Nothing was emitted, or (the last three) what became of it could not be written down.
+/// Nothing was emitted, or an operator's act did not take effect.
 #[derive(Debug, thiserror::Error)]
 pub enum EmitError {
     /// Emission is off.
     #[error("emission is latched off: {0}")]
     Latched(String),
-    /// No place in the quarantine buffer, so nothing was sent.
+    /// No room in the spool or on its disk, so nothing was sent.
     #[error("the quarantine buffer is full, nothing was sent")]
     SpoolFull,
-    /// The quarantine's storage failed.
-    #[error(transparent)]
-    Quarantine(QuarantineError),
+    /// The spool's disk failed before anything was sent.
+    #[error("nothing was sent: {0}")]
+    Spool(SpoolError),
     /// The latch could not be written; it is set in memory all the same.
     #[error(transparent)]
     Latch(#[from] LatchError),
+    /// The audit log could not be written.
+    #[error(transparent)]
+    Audit(AuditError),
+    /// An operator has to say why.
+    #[error("an operator's act needs a reason")]
+    NoReason,
+    /// The run is being sent at this moment.
+    #[error("the run is on its way to the ledger right now, try again in a moment")]
+    OnItsWay,
     /// A task of ours ended before its time.
     #[error("an emission task was broken off")]
     Broken,
 }
 
-impl From<QuarantineError> for EmitError {
-    fn from(error: QuarantineError) -> Self {
+impl From<SpoolError> for EmitError {
+    fn from(error: SpoolError) -> Self {
         match error {
-            QuarantineError::Full => Self::SpoolFull,
-            other => Self::Quarantine(other),
+            SpoolError::Full => Self::SpoolFull,
+            other => Self::Spool(other),
         }
     }
 }
@@ -40,7 +50,7 @@ impl EmitError {
         match self {
             Self::Latched(_) => Reason::Latched,
             Self::SpoolFull => Reason::SpoolFull,
-            Self::Quarantine(_) | Self::Latch(_) | Self::Broken => Reason::Internal,
+            _ => Reason::Internal,
         }
     }
 }

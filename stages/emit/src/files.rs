@@ -1,8 +1,6 @@
-//! The two ways in which this floor writes small files: replace one as a whole, and make one that must not
-//! exist.
+//! Makes a small file that must not exist: the attestation key.
 //!
-//! The law: write under a temporary name, fsync, name, fsync the directory. A reader sees the old bytes or
-//! the new ones.
+//! The law: write under a temporary name, fsync, name, fsync the directory. A reader sees nothing or all of it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -40,17 +38,6 @@ fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("."))
 }
 
-/// The file holds exactly `bytes`, durably.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let tmp = temporary(path, bytes)?;
-    let named = fs::rename(&tmp, path);
-    if named.is_err() {
-        let _ = fs::remove_file(&tmp);
-    }
-    named?;
-    sync_dir(parent(path))
-}
-
 /// Makes the file unless it is there. False if it was: whoever came first has won, also between processes.
 pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let tmp = temporary(path, bytes)?;
@@ -65,30 +52,17 @@ pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     Ok(new)
 }
 
-/// Removes the file if it is there, durably.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    sync_dir(parent(path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn replaced_whole_created_once() {
+    fn created_once_and_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         assert!(create(&path, b"one").unwrap());
         assert!(!create(&path, b"two").unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"one");
-        replace(&path, b"three").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"three");
-        remove(&path).unwrap();
-        remove(&path).unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary name is left");
     }
 }

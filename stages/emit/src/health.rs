@@ -3,8 +3,7 @@
 //! The law: the same attempts give the same estimate on every machine, so there is no float and no average
 //! that drifts. A percentile is nearest-rank over what the window holds: `sorted[ceil(n·p/100) − 1]`.
 //!
-//! It only says; whoever emits decides. That a browned-out ledger stops emission by itself comes with the
-//! breaker.
+//! It only says; what follows from it decides the [breaker](crate::breaker).
 
 use crate::config::HealthConfig;
 use std::collections::VecDeque;
@@ -42,6 +41,11 @@ impl Health {
     /// Nothing known yet, which is not degraded.
     pub fn new(config: HealthConfig) -> Self {
         Self { config, samples: VecDeque::new(), failures: 0 }
+    }
+
+    /// Other thresholds, from now on.
+    pub fn reload(&mut self, config: HealthConfig) {
+        self.config = config;
     }
 
     /// Notes an attempt or a probe that ended at `now` (monotonic).

@@ -5,16 +5,20 @@
 //! few can be made up for.
 
 use crate::audit::{Audit, AuditError, clip, millis};
-use crate::files;
+use rewarder_model::world::disk::{Disk, read_whole};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Name of the file in `STATE_DIR`; there while the latch is set.
 pub const LATCH_FILE: &str = "latch.json";
+/// What it is called while it is written.
+const TEMPORARY: &str = "latch.json.tmp";
+/// Longest latch file that is read: a reason of a kilobyte, escaped.
+const LATCH_BYTES_MAX: u64 = 16 * 1024;
 /// Longest reason that is kept.
 const REASON_BYTES_MAX: usize = 1024;
 /// What the audit log calls it.
@@ -33,13 +37,8 @@ pub struct Latched {
 #[derive(Debug, thiserror::Error)]
 pub enum LatchError {
     /// The disk failed.
-    #[error("cannot write the emission latch {path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the disk said.
-        source: io::Error,
-    },
+    #[error("cannot read or write the emission latch {LATCH_FILE} in STATE_DIR: {0}")]
+    Io(io::Error),
     /// The audit log failed.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -50,32 +49,37 @@ pub enum LatchError {
 
 /// The latch.
 pub struct Latch {
-    path: Option<PathBuf>,
+    disk: Option<Arc<dyn Disk>>,
     audit: Arc<Audit>,
     set: AtomicBool,
     latched: Mutex<Option<Latched>>,
 }
 
 impl Latch {
-    /// The latch in `state_dir` as it was left; `None` keeps it in memory.
+    /// The latch on the disk of STATE_DIR as it was left; `None` keeps it in memory.
     ///
     /// # Errors
-    /// When the directory cannot be made or read.
-    pub fn open(state_dir: Option<&Path>, audit: Arc<Audit>) -> Result<Self, LatchError> {
-        let path = state_dir.map(|dir| dir.join(LATCH_FILE));
+    /// When the disk cannot be read.
+    pub fn open(disk: Option<Arc<dyn Disk>>, audit: Arc<Audit>) -> Result<Self, LatchError> {
         let mut latched = None;
-        if let (Some(dir), Some(path)) = (state_dir, &path) {
-            let io = |source| LatchError::Io { path: path.clone(), source };
-            files::make_dir(dir).map_err(io)?;
-            latched = match std::fs::read(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                other => Some(serde_json::from_slice(&other.map_err(io)?).unwrap_or_else(|_| Latched {
-                    reason: format!("the latch file {} cannot be read", path.display()),
-                    since_unix_ms: 0,
-                })),
+        if let Some(disk) = &disk {
+            latched = match read_whole(&**disk, Path::new(LATCH_FILE), LATCH_BYTES_MAX) {
+                // Too long to be ours is as unreadable as any.
+                Err(error) if error.kind() != io::ErrorKind::InvalidData => {
+                    return Err(LatchError::Io(error));
+                }
+                Ok(None) => None,
+                read => Some(
+                    read.ok().flatten().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_else(
+                        || Latched {
+                            reason: format!("the latch file {LATCH_FILE} in STATE_DIR cannot be read"),
+                            since_unix_ms: 0,
+                        },
+                    ),
+                ),
             };
         }
-        Ok(Self { path, audit, set: latched.is_some().into(), latched: latched.into() })
+        Ok(Self { disk, audit, set: latched.is_some().into(), latched: latched.into() })
     }
 
     /// Whether emission is off. Read before every single submission, so it is one load.
@@ -86,6 +90,22 @@ impl Latch {
     /// Why, if it is.
     pub fn latched(&self) -> Option<Latched> {
         self.latched.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> &Arc<Audit> {
+        &self.audit
+    }
+
+    /// Turns emission off in memory; whoever calls this calls [`set`](Self::set) next, which may wait for the disk.
+    pub fn set_in_memory(&self, reason: &str, unix: Duration) {
+        self.set.store(true, Ordering::SeqCst);
+        let mut latched = self.latched.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set.store(true, Ordering::SeqCst);
+        latched.get_or_insert_with(|| Latched {
+            reason: clip(reason, REASON_BYTES_MAX).into(),
+            since_unix_ms: millis(unix),
+        });
     }
 
     /// Turns emission off. The first reason stands; later ones are only in the audit log. Blocks on the disk.
@@ -101,9 +121,8 @@ impl Latch {
             reason: clip(reason, REASON_BYTES_MAX).into(),
             since_unix_ms: millis(unix),
         });
-        if let Some(path) = &self.path {
-            let bytes = serde_json::to_vec(now).unwrap_or_default();
-            files::replace(path, &bytes).map_err(|source| LatchError::Io { path: path.clone(), source })?;
+        if let Some(disk) = &self.disk {
+            replace(&**disk, &serde_json::to_vec(now).unwrap_or_default()).map_err(LatchError::Io)?;
         }
         self.audit.append("latch", SUBJECT, reason, unix)?;
         Ok(())
@@ -122,8 +141,10 @@ impl Latch {
             return Ok(false);
         }
         self.audit.append("release", SUBJECT, reason, unix)?;
-        if let Some(path) = &self.path {
-            files::remove(path).map_err(|source| LatchError::Io { path: path.clone(), source })?;
+        if let Some(disk) = &self.disk {
+            remove(&**disk, LATCH_FILE)
+                .and_then(|()| disk.sync_dir(Path::new("")))
+                .map_err(LatchError::Io)?;
         }
         *latched = None;
         self.set.store(false, Ordering::SeqCst);
@@ -131,14 +152,33 @@ impl Latch {
     }
 }
 
+fn remove(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    match disk.remove(Path::new(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The latch file holds exactly `bytes`, durably: a reader sees the old ones or the new ones.
+fn replace(disk: &dyn Disk, bytes: &[u8]) -> io::Result<()> {
+    remove(disk, TEMPORARY)?;
+    let mut file = disk.create_new(Path::new(TEMPORARY))?;
+    file.write_all(bytes)?;
+    file.sync()?;
+    disk.rename(Path::new(TEMPORARY), Path::new(LATCH_FILE))?;
+    disk.sync_dir(Path::new(""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rewarder_model::world::disk::RealDisk;
 
     const NOW: Duration = Duration::from_millis(1_700_000_000_123);
 
     fn open(dir: Option<&Path>) -> Latch {
-        Latch::open(dir, Arc::new(Audit::open(dir).unwrap())).unwrap()
+        let disk = dir.map(|dir| Arc::new(RealDisk::new(dir).unwrap()) as Arc<dyn Disk>);
+        Latch::open(disk.clone(), Arc::new(Audit::open(disk).unwrap())).unwrap()
     }
 
     fn check(dir: Option<&Path>, reopen: impl Fn(Latch) -> Latch) {

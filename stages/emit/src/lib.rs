@@ -6,9 +6,8 @@
 //! 1. **Never twice.** A ledger settles (tenant, epoch) at most once, and each intent goes under its run key,
 //!    the same for ever. After an outcome that is *unknown* (time-out, reset, 5xx) the ledger is asked before
 //!    anything is sent again.
-//! 2. **Never lost.** A place in the quarantine buffer is reserved before the first byte goes to a ledger, so
-//!    that an intent that cannot be delivered always finds room, and is sent again later under the same run
-//!    key.
+//! 2. **Never lost.** An intent is in the spool, durably, before the first byte goes to a ledger, and stays
+//!    there until it is settled; what cannot be delivered is sent again later under the same run key.
 //! 3. **A foreign duplicate stops everything.** If the ledger says that our run key stands there with another
 //!    commitment, one of us is wrong about money: emission latches off until an operator releases it with a
 //!    reason, in an audit log whose entries chain by hash.
@@ -16,14 +15,17 @@
 //!    randomness. What surrounds it gets time and random bits from `model::world`.
 //!
 //! ```text
-//! Intent -> Deliverer -> reserve a place -> machine <-> Ledger (embedded redb | http svc-ledger)
-//!              |                              |
-//!              |  settled: place given back   |  foreign dup: Latch + Audit
-//!              `- held: Quarantine <----------'-> Reemitter: oldest first, same run key, with backoff
+//! Intent -> Deliverer -> Spool (durable) -> machine <-> Ledger
+//!              |             |               |    |
+//!              |             |               |    `- latency, failures -> Breaker: closed, open, half-open
+//!              |             |               `- foreign dup: Latch + Audit
+//!              `- settled: gone from the spool; else it is in quarantine: re-emission, oldest first
 //! ```
 
 pub mod attest;
 pub mod audit;
+pub mod breaker;
+mod budget;
 pub mod config;
 pub mod delivery;
 mod error;
@@ -32,28 +34,26 @@ pub mod health;
 pub mod latch;
 pub mod ledger;
 pub mod metrics;
-pub mod quarantine;
+#[cfg(feature = "plant")]
+pub mod plant;
+#[cfg(not(feature = "plant"))]
+mod plant;
 mod redb_file;
 pub mod reemit;
+pub mod spool;
 
 #[cfg(test)]
 mod tests;
 
 pub use attest::{AttestError, AttestKey, verify};
 pub use audit::{Audit, AuditError};
+pub use breaker::{Breaker, BreakerConfig, Change, Mode};
 pub use config::{DeliveryConfig, EmitConfig, HealthConfig, QuarantineConfig, ReemitConfig};
-pub use delivery::{Delivered, Deliverer, Outcome, Surroundings};
+pub use delivery::{Delivered, Deliverer, Notice, Outcome, Surroundings};
 pub use error::EmitError;
 pub use health::{Estimate, Health};
 pub use latch::{Latch, Latched};
 pub use ledger::{Answer, EmbeddedLedger, HttpLedger, Ledger, LedgerError, LedgerUrl, Record, Verdict};
-pub use quarantine::{Entry, Hold, Place, Quarantine, QuarantineError, State};
 pub use redb_file::DbError;
 pub use reemit::Schedule;
-
-/// Runs what blocks (an fsync) on a thread that may block.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, EmitError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| EmitError::Broken)
-}
+pub use spool::{Entry, Found, Hold, Spool, SpoolError, State};

@@ -1,6 +1,7 @@
 //! The metrics of this floor, by the names of contract §7. No label ever holds a tenant, epoch, actor, CID or
 //! run key.
 
+use crate::breaker::Mode;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use rewarder_model::{Kind, Metric};
 
@@ -12,6 +13,9 @@ pub const LEDGER_EMIT_LATENCY_SECONDS: &str = "ledger_emit_latency_seconds";
 pub const LEDGER_EGRESS_ERRORS_TOTAL: &str = "ledger_egress_errors_total";
 /// Intents held back.
 pub const QUARANTINE_DEPTH: &str = "quarantine_depth";
+
+/// Mode of the brownout breaker.
+pub const BROWNOUT_MODE: &str = "brownout_mode";
 
 /// Everything that this floor exports.
 pub const METRICS: &[Metric] = &[
@@ -43,6 +47,13 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         help: "Intents in the quarantine buffer, pending or held for an operator.",
     },
+    Metric {
+        name: BROWNOUT_MODE,
+        kind: Kind::Gauge,
+        unit: "",
+        labels: &[],
+        help: "Brownout breaker: 0 closed, 1 half-open (the quarantine drains), 2 open (probes only).",
+    },
 ];
 
 /// Handles, taken once: a macro at each use would look the name up each time.
@@ -55,6 +66,7 @@ pub(crate) struct Meters {
     pub(crate) latency: Histogram,
     pub(crate) egress_errors: Counter,
     pub(crate) depth: Gauge,
+    mode: Gauge,
 }
 
 impl Meters {
@@ -69,6 +81,15 @@ impl Meters {
             latency: histogram!(LEDGER_EMIT_LATENCY_SECONDS),
             egress_errors: counter!(LEDGER_EGRESS_ERRORS_TOTAL),
             depth: gauge!(QUARANTINE_DEPTH),
+            mode: gauge!(BROWNOUT_MODE),
         }
+    }
+
+    pub(crate) fn show(&self, mode: Mode) {
+        self.mode.set(match mode {
+            Mode::Closed => 0u32,
+            Mode::HalfOpen => 1,
+            Mode::Open => 2,
+        });
     }
 }

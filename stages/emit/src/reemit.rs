@@ -3,20 +3,21 @@
 //! The law: one at a time; after a failure everything waits, longer with each failure in a row; an entry that
 //! fails waits longer by itself, so that one that can never be delivered does not stand before the others.
 //! Under the latch nothing is sent. What the ledger refuses, or finds in conflict with another run, waits for
-//! an operator from then on.
+//! an operator from then on. How fast it goes is the breaker's to say: after a brownout the rate begins low.
 //!
 //! [`Schedule`] decides and is pure; [`Deliverer::reemit_until`] carries out.
 
 use crate::config::ReemitConfig;
-use crate::delivery::{Delivered, Deliverer, Outcome};
-use crate::error::EmitError;
-use crate::quarantine::State;
+use crate::delivery::{Delivered, Deliverer, Outcome, Permit};
+use crate::spool::State;
 use rewarder_model::Intent;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How soon a run that somebody else is sending is looked at again.
+const BUSY_POLL: Duration = Duration::from_millis(50);
 /// How often a set latch, or a change that nobody announced, is looked at.
 const IDLE_POLL: Duration = Duration::from_secs(1);
 
@@ -54,10 +55,10 @@ impl Schedule {
     }
 
     /// An entry is settled, or gone: the ledger is there.
-    pub fn succeeded(&mut self, seq: u64, config: &ReemitConfig, now: Duration) {
+    pub fn succeeded(&mut self, seq: u64, gap: Duration, now: Duration) {
         self.entries.remove(&seq);
         self.failures_in_a_row = 0;
-        self.not_before = now + config.gap;
+        self.not_before = now + gap;
     }
 
     /// An entry failed; `jitter` draws a time below a ceiling.
@@ -82,8 +83,7 @@ impl Schedule {
 }
 
 impl Deliverer {
-    /// Sends quarantined intents again until `stop` completes; `settled` hears of each that is done with, to
-    /// replace its delivery record. An emission under way is brought to its end.
+    /// Sends quarantined intents again until `stop` completes; `settled` hears of each that is done with. An emission under way is brought to its end.
     pub async fn reemit_until(
         self: &Arc<Self>,
         stop: impl Future<Output = ()> + Send,
@@ -92,13 +92,7 @@ impl Deliverer {
         let mut schedule = Schedule::default();
         let mut stop = std::pin::pin!(stop);
         loop {
-            let wait = match self.reemit_once(&mut schedule, &settled).await {
-                Ok(wait) => wait,
-                Err(error) => {
-                    tracing::error!(%error, "quarantined intents cannot be sent again now");
-                    IDLE_POLL
-                }
-            };
+            let wait = self.reemit_once(&mut schedule, &settled).await;
             tokio::select! {
                 biased;
                 () = &mut stop => return,
@@ -109,25 +103,27 @@ impl Deliverer {
     }
 
     /// One turn: sends at most one entry, and says how long to wait before the next turn.
-    ///
-    /// # Errors
-    /// When the quarantine cannot be written; the entry stays and is sent again.
     pub async fn reemit_once(
         self: &Arc<Self>,
         schedule: &mut Schedule,
         settled: &(impl Fn(&Intent, &Delivered) + Sync),
-    ) -> Result<Duration, EmitError> {
-        if self.latch().is_set() {
-            return Ok(IDLE_POLL);
+    ) -> Duration {
+        if self.latch().is_set() || self.gap().is_none() {
+            return IDLE_POLL;
         }
         let now = self.clock().monotonic();
-        let seq = match schedule.turn(&self.quarantine().pending(), now) {
+        let seq = match schedule.turn(&self.spool().pending(), now) {
             Turn::Send(seq) => seq,
-            Turn::WaitUntil(then) => return Ok(then.saturating_sub(now)),
-            Turn::Idle => return Ok(IDLE_POLL),
+            Turn::WaitUntil(then) => return then.saturating_sub(now),
+            Turn::Idle => return IDLE_POLL,
         };
-        let Some(entry) = self.quarantine().show(seq) else { return Ok(Duration::ZERO) };
-        let delivered = self.run(&entry.intent, entry.unknown).await?;
+        let Some(entry) = self.spool().show(seq) else { return Duration::ZERO };
+        let Ok(flight) = self.take_off(entry.intent.run_key) else { return BUSY_POLL };
+        // Only now nobody else can have sent it in the meantime.
+        let Some(entry) = self.spool().show(seq).filter(|entry| entry.state == State::Pending) else {
+            return Duration::ZERO;
+        };
+        let delivered = self.run(&entry.intent, entry.unknown, Permit::Quarantine).await;
         let hold = match &delivered.outcome {
             // The caller was promised delivery (202) and there will be none: a person has to know.
             Outcome::Conflict(record) => {
@@ -138,21 +134,26 @@ impl Deliverer {
             _ => self.hold(&delivered),
         };
         let pending = hold.as_ref().is_some_and(|hold| hold.state == State::Pending);
-        let quarantine = self.quarantine().clone();
-        crate::blocking(move || match hold {
-            Some(hold) => quarantine.update(seq, &hold).map(drop),
-            None => quarantine.remove(seq).map(drop),
-        })
-        .await??;
+        if let Some(hold) = &hold {
+            self.spool().update(seq, hold).await;
+        }
+        self.recorded(&entry.intent, &delivered).await;
+        if hold.is_none() {
+            // Only now: what a crash takes before is asked about again, and recorded.
+            self.spool().settle(seq);
+        }
+        if !pending {
+            settled(&entry.intent, &delivered);
+        }
+        flight.land(&delivered);
         self.show_depth();
         let now = self.clock().monotonic();
         if pending {
             schedule.failed(seq, &self.reemit, now, |ceiling| self.jitter(ceiling));
         } else {
-            schedule.succeeded(seq, &self.reemit, now);
-            settled(&entry.intent, &delivered);
+            schedule.succeeded(seq, self.gap().unwrap_or(IDLE_POLL), now);
         }
-        Ok(Duration::ZERO)
+        Duration::ZERO
     }
 }
 
@@ -179,10 +180,10 @@ mod tests {
         s.failed(3, &config, ms(300), |_| ms(0));
         assert_eq!(s.turn(&[3, 7, 9], ms(500)), Turn::Send(3));
         s.failed(3, &config, ms(500), most);
-        s.succeeded(7, &config, ms(600));
+        s.succeeded(7, config.gap, ms(600));
         assert_eq!(s.turn(&[3, 9], ms(600)), Turn::WaitUntil(ms(605)));
         assert_eq!(s.turn(&[3, 9], ms(605)), Turn::Send(9), "3 waits for itself only");
-        s.succeeded(9, &config, ms(605));
+        s.succeeded(9, config.gap, ms(605));
         assert_eq!(s.turn(&[3], ms(610)), Turn::WaitUntil(ms(1300)));
         assert_eq!(s.turn(&[], ms(610)), Turn::Idle);
         assert!(s.entries.is_empty(), "what is gone is forgotten");

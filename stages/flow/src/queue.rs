@@ -13,7 +13,7 @@ use crate::lanes::Lanes;
 use crate::lock;
 use crate::metrics::QueueMetrics;
 use rewarder_model::world::Clock;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -22,6 +22,11 @@ use tokio::sync::Notify;
 pub trait Keyed {
     /// The fairness key.
     fn key(&self) -> &Arc<str>;
+
+    /// How many jobs of this key are served for one of a key of weight 1.
+    fn weight(&self) -> NonZeroU32 {
+        NonZeroU32::MIN
+    }
 }
 
 /// Makes the queue before `stage`, with room for `bound` items.
@@ -99,7 +104,8 @@ impl<T: Keyed> Sender<T> {
             return Err(PushError::Full(item));
         }
         let key = Arc::clone(item.key());
-        state.lanes.push(&key, (self.0.clock.monotonic(), item));
+        let weight = item.weight();
+        state.lanes.push(&key, weight, (self.0.clock.monotonic(), item));
         self.0.metrics.depth.set(state.lanes.len() as f64);
         drop(state);
         self.0.arrived.notify_one();

@@ -8,6 +8,7 @@
 use crate::error::Unanswered;
 use crate::queue::{Keyed, Sender};
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 /// The right to one answer of type `A`.
 pub struct Ticket<A> {
     key: Arc<str>,
+    weight: NonZeroU32,
     entered: Duration,
     // Before `reply`, for fields are dropped in this order: who has the answer finds the place already free.
     held: Option<Box<dyn Send>>,
@@ -31,13 +33,18 @@ pub struct Answer<A>(oneshot::Receiver<Result<A, Unanswered>>);
 /// Whatever is `held`, such as a permit of the door, is let go just before the answer is given.
 pub fn ticket<A>(key: Arc<str>, entered: Duration, held: Option<Box<dyn Send>>) -> (Ticket<A>, Answer<A>) {
     let (reply, answer) = oneshot::channel();
-    (Ticket { key, entered, held, reply }, Answer(answer))
+    (Ticket { key, weight: NonZeroU32::MIN, entered, held, reply }, Answer(answer))
 }
 
 impl<A> Ticket<A> {
     /// Between whose jobs the queues are fair.
     pub fn key(&self) -> &Arc<str> {
         &self.key
+    }
+
+    /// The same job, with its key's weight in the queues; 1 if nothing is said.
+    pub fn weighing(self, weight: NonZeroU32) -> Self {
+        Self { weight, ..self }
     }
 
     /// When the job came in, on the monotonic clock.
@@ -81,6 +88,10 @@ pub struct Envelope<T, A> {
 impl<T, A> Keyed for Envelope<T, A> {
     fn key(&self) -> &Arc<str> {
         &self.ticket.key
+    }
+
+    fn weight(&self) -> NonZeroU32 {
+        self.ticket.weight
     }
 }
 

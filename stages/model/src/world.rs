@@ -1,6 +1,8 @@
 //! What the outside passes in. Flow, admission and delivery read no clock and draw no random bits of their own, so that a
 //! simulator can stand in for both. The real ones are in the assembly (`src/world.rs`).
 
+#[cfg(feature = "disk")]
+pub mod disk;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -32,4 +34,13 @@ pub trait Entropy: Send + Sync + 'static {
         self.fill(&mut bytes);
         u64::from_le_bytes(bytes).checked_rem(limit).unwrap_or(0)
     }
+}
+
+/// Somewhere for work to run beside its caller: a runtime, or the scheduler of a simulation.
+pub trait Spawn: Send + Sync + 'static {
+    /// Runs a future to its end, whoever waits for it or goes away.
+    fn spawn(&self, future: BoxFuture<'static, ()>);
+    /// Runs what blocks (an fsync) where blocking is allowed; true when it has run to its end, false if it was broken off
+    /// by a panic or by the end of the process. Runs to its end also if the returned future is dropped.
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, bool>;
 }

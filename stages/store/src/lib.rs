@@ -32,7 +32,6 @@
 //! ```
 
 mod config;
-pub mod disk;
 mod epoch;
 mod error;
 mod object;
@@ -47,11 +46,11 @@ mod store;
 mod tests;
 
 pub use config::StoreConfig;
-pub use disk::{Disk, MemoryDisk, RealDisk};
 pub use epoch::{Claim, EpochRun};
 pub use error::StoreError;
 pub use object::{Object, ObjectReader};
 pub use policy::Bound;
+pub use rewarder_model::world::disk::{self, Disk, MemoryDisk, RealDisk};
 pub use run::{MANIFEST, PART_NAME_BYTES_MAX, Part, PartWriter, Put as RunPut, Run};
 pub use sealed::{Kind, Put, Writer};
 pub use store::Store;

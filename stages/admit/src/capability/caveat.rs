@@ -1,5 +1,6 @@
 //! The caveat language (contract §6): `name = value`, one caveat a line each.
 
+use super::client_cert::CertFingerprint;
 use super::timestamp::Timestamp;
 use crate::error::CaveatError;
 use rewarder_model::{Amount, TenantId};
@@ -71,6 +72,8 @@ pub enum Caveat {
     Expires(Timestamp),
     /// `max_pool_minor_units = 250000`: pools up to this, and this.
     MaxPool(Amount),
+    /// `client_cert = sha256:HEX` or `b3:HEX`: only over a connection with this client certificate.
+    ClientCert(CertFingerprint),
     /// `dry_run = true`: dry runs only. There is no `false`, for a caveat cannot widen.
     DryRun,
 }
@@ -140,10 +143,11 @@ impl FromStr for Caveat {
                 .parse()
                 .map(Self::MaxPool)
                 .map_err(|_| CaveatError("a largest pool is 1 to 38 decimal digits")),
+            "client_cert" => value.parse().map(Self::ClientCert),
             "dry_run" if value == "true" => Ok(Self::DryRun),
             "dry_run" => Err(CaveatError("dry_run can only be true")),
             _ => Err(CaveatError(
-                "a caveat is one of tenant, scope, epoch_prefix, not_before, expires, max_pool_minor_units and dry_run",
+                "a caveat is one of tenant, scope, epoch_prefix, not_before, expires, max_pool_minor_units, client_cert and dry_run",
             )),
         }
     }
@@ -158,6 +162,7 @@ impl fmt::Display for Caveat {
             Self::NotBefore(from) => write!(f, "not_before = {from}"),
             Self::Expires(end) => write!(f, "expires = {end}"),
             Self::MaxPool(most) => write!(f, "max_pool_minor_units = {most}"),
+            Self::ClientCert(cert) => write!(f, "client_cert = {cert}"),
             Self::DryRun => f.write_str("dry_run = true"),
         }
     }
@@ -181,6 +186,7 @@ impl Caveat {
             Self::NotBefore(from) => format!("not before {from}"),
             Self::Expires(end) => format!("only until {end}"),
             Self::MaxPool(most) => format!("only pools of at most {most} minor units"),
+            Self::ClientCert(cert) => format!("only over a connection with the client certificate {cert}"),
             Self::DryRun => "only dry runs, which pay nobody".into(),
         }
     }

@@ -2,6 +2,7 @@
 //! questions are answered by all caveats together: the narrowest wins.
 
 use super::caveat::{Caveat, EpochPrefix, Scope};
+use super::client_cert::{CertFingerprint, ClientCert};
 use crate::error::Denied;
 use rewarder_model::{Amount, EpochId, Reason, TenantId};
 use std::time::Duration;
@@ -13,6 +14,7 @@ pub struct Grant {
     scopes: Scopes,
     epoch_prefixes: Vec<EpochPrefix>,
     pool_max: Option<Amount>,
+    client_certs: Vec<CertFingerprint>,
     is_dry_run_only: bool,
 }
 
@@ -43,6 +45,7 @@ impl Grant {
     pub(super) fn of<'a>(caveats: impl Iterator<Item = &'a [u8]>, now: Duration) -> Result<Self, Denied> {
         let mut tenants: Option<Result<TenantId, ()>> = None;
         let mut scopes: Option<Scopes> = None;
+        let mut client_certs = Vec::new();
         let (mut epoch_prefixes, mut pool_max, mut is_dry_run_only) = (Vec::new(), None::<Amount>, false);
         for (index, text) in caveats.enumerate() {
             let caveat = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
@@ -72,6 +75,7 @@ impl Grant {
                 }
                 Caveat::NotBefore(_) | Caveat::Expires(_) => {}
                 Caveat::MaxPool(most) => pool_max = Some(pool_max.map_or(most, |so_far| so_far.min(most))),
+                Caveat::ClientCert(cert) => client_certs.push(cert),
                 Caveat::DryRun => is_dry_run_only = true,
             }
         }
@@ -85,7 +89,8 @@ impl Grant {
             }
             None => return Err(Denied::new(Reason::Tenant, "the capability names no tenant")),
         };
-        Ok(Self { tenant, scopes: scopes.unwrap_or(Scopes(0)), epoch_prefixes, pool_max, is_dry_run_only })
+        let scopes = scopes.unwrap_or(Scopes(0));
+        Ok(Self { tenant, scopes, epoch_prefixes, pool_max, client_certs, is_dry_run_only })
     }
 
     /// On whose behalf.
@@ -116,6 +121,14 @@ impl Grant {
         check(self.pool_max.is_none_or(|most| pool <= most), Reason::Caveat, || {
             "the caveat max_pool_minor_units does not hold: the pool is larger than the capability allows"
                 .into()
+        })
+    }
+
+    /// Whether it may come over a connection with this client certificate, or with none.
+    pub fn allows_client_cert(&self, cert: Option<&ClientCert>) -> Result<(), Denied> {
+        let is_theirs = self.client_certs.iter().all(|named| cert.is_some_and(|cert| named.is_of(cert)));
+        check(is_theirs, Reason::Caveat, || {
+            "the caveat client_cert does not hold: connect over TLS with the certificate that the capability names".into()
         })
     }
 
@@ -213,6 +226,20 @@ mod tests {
             ok,
             Err(Reason::Caveat),
         );
+    }
+
+    #[test]
+    fn client_certificates() {
+        let (mine, other) = (ClientCert::of_der(b"mine"), ClientCert::of_der(b"other"));
+        for named in [mine.sha256(), mine.b3()] {
+            let caveats = format!("tenant = a\nclient_cert = {named}");
+            check(&caveats, |g| g.allows_client_cert(Some(&mine)), Ok(()));
+            check(&caveats, |g| g.allows_client_cert(Some(&other)), Err(Reason::Caveat));
+            check(&caveats, |g| g.allows_client_cert(None), Err(Reason::Caveat));
+        }
+        check("tenant = a", |g| g.allows_client_cert(None), Ok(()));
+        let both = format!("tenant = a\nclient_cert = {}\nclient_cert = {}", mine.b3(), other.b3());
+        check(&both, |g| g.allows_client_cert(Some(&mine)), Err(Reason::Caveat));
     }
 
     #[test]

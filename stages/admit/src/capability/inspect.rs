@@ -36,24 +36,24 @@ pub struct InspectedCaveat {
 
 /// Reads a token. `now` is Unix time.
 pub fn inspect(token: &str, now: Duration) -> Result<Inspection, TokenError> {
-    let bytes = wire::decode(token)?;
+    // Discharges may follow; they say nothing without the root, and their issuer is the one to ask.
+    let bytes = wire::decode(token.split(',').next().unwrap_or_default())?;
     let macaroon = Macaroon::parse(&bytes)?;
     let caveats = macaroon.caveats.iter().map(|raw| {
         let meaning = match std::str::from_utf8(raw.text).ok().map(str::parse::<Caveat>) {
-            _ if raw.is_third_party => "to be discharged by another service: not taken here".to_owned(),
+            _ if raw.is_third_party() => match raw.location {
+                Some(place) => format!("only with a discharge from {}", printable(place)),
+                None => "only with a discharge from another service".to_owned(),
+            },
             Some(Ok(caveat)) => caveat.meaning(),
             _ => "not known here, so the capability allows nothing".to_owned(),
         };
         InspectedCaveat { text: printable(raw.text), meaning }
     });
     let caveats = caveats.collect();
-    let refused = if macaroon.caveats.iter().any(|raw| raw.is_third_party) {
-        Some("it has a caveat that another service is to discharge".to_owned())
-    } else {
-        Grant::of(macaroon.caveats.iter().map(|raw| raw.text), now)
-            .err()
-            .map(|denied| denied.detail.into_owned())
-    };
+    // What other services say is in their discharges, so that only what stands here can be judged.
+    let own = macaroon.caveats.iter().filter(|raw| !raw.is_third_party()).map(|raw| raw.text);
+    let refused = Grant::of(own, now).err().map(|denied| denied.detail.into_owned());
     Ok(Inspection {
         key_id: key_id(macaroon.identifier).map(|id| printable(id.as_bytes())),
         identifier: printable(macaroon.identifier),

@@ -4,13 +4,17 @@
 //! only the derived keys, inside aws-lc, which wipes them.
 
 use super::caveat::Caveat;
+use super::discharge::{self, Presented};
 use super::grant::Grant;
 use super::key_file::{KeyFile, hex};
+use super::timestamp::Timestamp;
 use super::wire::{self, Macaroon};
 use crate::error::{Denied, KeyringError, TokenError};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
+use rewarder_model::Reason;
 use rewarder_model::world::Entropy;
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -28,11 +32,21 @@ const NONCE_BYTES: usize = 16;
 pub struct Keyring {
     /// At least one.
     keys: Vec<Key>,
+    /// Identifiers of tokens that are refused although they verify.
+    revoked: HashSet<Box<[u8]>>,
 }
 
 struct Key {
     id: Box<str>,
     root: hmac::Key,
+    /// From then on it verifies nothing.
+    retire_after: Option<Timestamp>,
+}
+
+impl Key {
+    fn is_retired(&self, now: Duration) -> bool {
+        self.retire_after.is_some_and(|end| now >= end.unix())
+    }
 }
 
 impl fmt::Debug for Keyring {
@@ -45,9 +59,13 @@ impl Keyring {
     /// Reads the key file. Refuses one that others than its owner may read.
     pub fn load(path: &Path) -> Result<Self, KeyringError> {
         let file = KeyFile::read(path)?;
-        let keys =
-            file.keys.iter().map(|key| Key { id: key.id.as_str().into(), root: derive(&*key.secret_hex.0) });
-        Ok(Self { keys: keys.collect() })
+        let keys = file.keys.iter().map(|key| Key {
+            id: key.id.as_str().into(),
+            root: derive(&*key.secret_hex.0),
+            retire_after: key.retire_after,
+        });
+        let revoked = file.revoked.iter().map(|id| id.as_bytes().into());
+        Ok(Self { keys: keys.collect(), revoked: revoked.collect() })
     }
 
     /// The keys' ids, the minting one last.
@@ -55,25 +73,40 @@ impl Keyring {
         self.keys.iter().map(|key| &*key.id)
     }
 
-    /// What the token allows at `now` (Unix time), if it verifies and its times hold.
+    /// The keys' ids and when each ends, the minting one last: what an operator may see.
+    pub fn state(&self) -> impl Iterator<Item = (&str, Option<Timestamp>)> {
+        self.keys.iter().map(|key| (&*key.id, key.retire_after))
+    }
+
+    /// How many tokens and keys are revoked.
+    pub fn revoked(&self) -> usize {
+        self.revoked.len()
+    }
+
+    /// What the token, with its discharges if it needs some, allows at `now` (Unix time), if it verifies and its times hold.
     ///
     /// Whatever is wrong with its form, key or signature gets one and the same answer, and a token of
     /// readable form always costs its whole chain. Its caveats are looked at only after the signature holds.
     pub fn verify(&self, token: &str, now: Duration) -> Result<Grant, Denied> {
-        let bytes = wire::decode(token).map_err(|_| Denied::unverified())?;
-        let macaroon = Macaroon::parse(&bytes).map_err(|_| Denied::unverified())?;
-        let named = key_id(macaroon.identifier).and_then(|id| self.keys.iter().find(|key| &*key.id == id));
+        let presented = Presented::decode(token).map_err(|_| Denied::unverified())?;
+        let macaroons = presented.parse().map_err(|_| Denied::unverified())?;
+        let (macaroon, discharges) = macaroons.split_first().ok_or_else(Denied::unverified)?;
+        let is_named = |key: &&Key| key_id(macaroon.identifier) == Some(&*key.id) && !key.is_retired(now);
+        let named = self.keys.iter().find(is_named);
         // For an unknown key the work is done with another one, and thrown away.
         let root = &named.unwrap_or(&self.keys[0]).root;
-        let signature = chain(root, macaroon.identifier, macaroon.caveats.iter().map(|c| c.text));
-        let is_ours = verify_slices_are_equal(signature.as_ref(), macaroon.signature).is_ok();
-        // Caveats for others to discharge come with the issue "The front door". Their signatures are made in
-        // another way, so that no such token gets past the comparison, but that is not the line to rely on.
-        let is_third_party = macaroon.caveats.iter().any(|caveat| caveat.is_third_party);
-        if named.is_none() || !is_ours || is_third_party {
+        let walked = discharge::walk(root, macaroon);
+        let is_ours = verify_slices_are_equal(walked.signature.as_ref(), macaroon.signature).is_ok();
+        if named.is_none() || !is_ours {
             return Err(Denied::unverified());
         }
-        Grant::of(macaroon.caveats.iter().map(|caveat| caveat.text), now)
+        if self.revoked.contains(macaroon.identifier) {
+            let detail = "the capability was revoked; ask its issuer for a new one";
+            return Err(Denied::new(Reason::Unauth, detail));
+        }
+        let discharged = discharge::check(macaroon, walked, discharges)?;
+        let own = macaroon.caveats.iter().filter(|caveat| !caveat.is_third_party()).map(|caveat| caveat.text);
+        Grant::of(own.chain(discharged), now)
     }
 
     /// Makes a token with these caveats, signed by the last key.
@@ -122,8 +155,13 @@ pub(super) fn key_id(identifier: &[u8]) -> Option<&str> {
     std::str::from_utf8(identifier).ok()?.split_once(':').map(|(id, _)| id)
 }
 
-fn derive(secret: &[u8]) -> hmac::Key {
-    chained(&hmac::sign(&hmac::Key::new(HMAC_SHA256, GENERATOR), secret))
+pub(super) fn derive(secret: &[u8]) -> hmac::Key {
+    chained(&derive_tag(secret))
+}
+
+/// The derived key's bytes: only for sealing it into a vid.
+pub(super) fn derive_tag(secret: &[u8]) -> hmac::Tag {
+    hmac::sign(&hmac::Key::new(HMAC_SHA256, GENERATOR), secret)
 }
 
 fn chain<'a>(root: &hmac::Key, identifier: &[u8], caveats: impl Iterator<Item = &'a [u8]>) -> hmac::Tag {
@@ -131,18 +169,17 @@ fn chain<'a>(root: &hmac::Key, identifier: &[u8], caveats: impl Iterator<Item = 
 }
 
 /// A signature as the key of what follows it.
-fn chained(signature: &hmac::Tag) -> hmac::Key {
+pub(super) fn chained(signature: &hmac::Tag) -> hmac::Key {
     hmac::Key::new(HMAC_SHA256, signature.as_ref())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::caveat::Scope;
-    use super::super::timestamp::Timestamp;
     use super::*;
     use proptest::prelude::*;
     use rewarder_model::world::testing::SeededEntropy;
-    use rewarder_model::{Amount, EpochId, Reason};
+    use rewarder_model::{Amount, EpochId};
 
     const NOW: Duration = Duration::from_secs(1_795_475_645); // 2026-11-23T23:14:05Z
 
@@ -154,6 +191,9 @@ mod tests {
     const LONG: &str = "AgEBeAIOazE6cHltYWNhcm9vbnMAAkl0ZW5hbnQgPSBhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhAALFAXNjb3BlID0gczAgczEgczIgczMgczQgczUgczYgczcgczggczkgczEwIHMxMSBzMTIgczEzIHMxNCBzMTUgczE2IHMxNyBzMTggczE5IHMyMCBzMjEgczIyIHMyMyBzMjQgczI1IHMyNiBzMjcgczI4IHMyOSBzMzAgczMxIHMzMiBzMzMgczM0IHMzNSBzMzYgczM3IHMzOCBzMzkgczQwIHM0MSBzNDIgczQzIHM0NCBzNDUgczQ2IHM0NyBzNDggczQ5AAAGIOXgYgcYfjroTjzjGDJGhauZGsNT7x6KyvAM1besrfaa";
     const THIRD_PARTY: &str = "AgEMc3ZjLXJld2FyZGVyAghrMTp0aGlyZAABFGh0dHBzOi8vYXV0aC5leGFtcGxlAgt3aG8gYXJlIHlvdQRIk5m-DdhMkDigD5nAasNJXlW_Yot-5aHBVHkRaYznq622Tom0fg0c1YftlBHnuPjb5892IvuLAO_ngOZDrK_1QTQpKRAEcnixAAAGIPIczD0NGBXTHZJj3sFi7UuUfxSLVOkXxVRLzEQmr1UN";
 
+    /// A root and its discharge, bound: `tests/interop.py mint`.
+    const PYMACAROONS_BOUND: &str = "AgEMc3ZjLXJld2FyZGVyAghrMTpib3VuZAACDXRlbmFudCA9IGFjbWUAARRodHRwczovL2F1dGguZXhhbXBsZQILd2hvIGFyZSB5b3UESLsb_3mZ1_XR3U68ZRlqBwArC0sFyOGZWjK9GudJhM9wp0tXeMzlrBQzGvWmsZ_fZKTElMwJList_lYh0pPigSqdagldAe08AAACInNjb3BlID0gcmV3YXJkZXIucnVuIHJld2FyZGVyLnNlYWwAAAYgybIl5Ji-NwijDKYO4K_JphzfuiGK4afoVCTWC6Oli64,AgEUaHR0cHM6Ly9hdXRoLmV4YW1wbGUCC3dobyBhcmUgeW91AAIOZHJ5X3J1biA9IHRydWUAAAYg0-s-H6zKKviAVCVyVrlPZoeTJY4trHBKLstddeUOACg";
+
     /// Minted by us with that secret; `tests/interop.py verify` finds both good.
     const OURS: &str = "AgEMc3ZjLXJld2FyZGVyAiNrMTpjMTVjMDI4OWVjMmQwYTkxNjdlYzhlNjVhMThkZWJiZQACDXRlbmFudCA9IGFjbWUAAhRzY29wZSA9IHJld2FyZGVyLnJ1bgACHmV4cGlyZXMgPSAyMDI3LTAxLTAxVDAwOjAwOjAwWgAABiC7BeWI7MoCzD5qzcV8C8hskNN5gqCwPV9o9oTI69HDrg";
     const OURS_ATTENUATED: &str = "AgEMc3ZjLXJld2FyZGVyAiNrMTpjMTVjMDI4OWVjMmQwYTkxNjdlYzhlNjVhMThkZWJiZQACDXRlbmFudCA9IGFjbWUAAhRzY29wZSA9IHJld2FyZGVyLnJ1bgACHmV4cGlyZXMgPSAyMDI3LTAxLTAxVDAwOjAwOjAwWgACDmRyeV9ydW4gPSB0cnVlAAAGIFOSD3J49FZcZc1nIgwrio-kjff8rRhNJBtwSyZ4B4zI";
@@ -162,8 +202,12 @@ mod tests {
 
     fn ring(ids: &[&str]) -> Keyring {
         let secret = |n: u8| -> [u8; 32] { std::array::from_fn(|i| i as u8 ^ n) };
-        let key = |(n, id): (usize, &&str)| Key { id: (*id).into(), root: derive(&secret(n as u8)) };
-        Keyring { keys: ids.iter().enumerate().map(key).collect() }
+        let key = |(n, id): (usize, &&str)| Key {
+            id: (*id).into(),
+            root: derive(&secret(n as u8)),
+            retire_after: None,
+        };
+        Keyring { keys: ids.iter().enumerate().map(key).collect(), revoked: HashSet::new() }
     }
 
     fn caveats(text: &str) -> Vec<Caveat> {
@@ -186,7 +230,8 @@ mod tests {
         assert_eq!(ring.verify(LONG, NOW).unwrap().tenant().as_str().len(), 64);
         // Its signature holds, so it may be told that a caveat is missing.
         assert_eq!(ring.verify(PLAIN, NOW).unwrap_err().reason, Reason::Tenant);
-        assert_eq!(ring.verify(THIRD_PARTY, NOW).unwrap_err(), Denied::unverified());
+        // Its own signature holds, so it may be told that a discharge is missing.
+        assert_eq!(ring.verify(THIRD_PARTY, NOW).unwrap_err().reason, Reason::Caveat);
         let padded = format!("{FULL}{}", "=".repeat((4 - FULL.len() % 4) % 4));
         assert_eq!(ring.verify(&padded, NOW), ring.verify(FULL, NOW));
     }
@@ -214,7 +259,12 @@ mod tests {
     fn a_forger_always_gets_the_same_answer() {
         let ring = ring(&["k1"]);
         let other = Keyring {
-            keys: vec![Key { id: "k1".into(), root: derive(b"another secret of thirty-two byte") }],
+            keys: vec![Key {
+                id: "k1".into(),
+                root: derive(b"another secret of thirty-two byte"),
+                retire_after: None,
+            }],
+            revoked: HashSet::new(),
         };
         for forged in [
             mint(&other, "tenant = acme\nscope = rewarder.run"),
@@ -272,6 +322,87 @@ mod tests {
             let minted = ring(&["k1"]).mint(&caveats(text), &SeededEntropy::new(1));
             assert_eq!(minted, Err(TokenError::Boundless), "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_ends_with_its_overlap_and_a_revoked_token_at_once() {
+        let (mut ring, other) = (ring(&["k1"]), mint(&ring(&["k1"]), "tenant = b\nscope = rewarder.run"));
+        let token = ring.mint(&caveats(SMALL), &SeededEntropy::new(2)).unwrap();
+        ring.keys[0].retire_after = Timestamp::new(NOW);
+        assert!(ring.verify(&token, NOW - Duration::from_nanos(1)).is_ok());
+        assert_eq!(ring.verify(&token, NOW), Err(Denied::unverified()));
+        ring.keys[0].retire_after = None;
+        ring.revoked.insert(content(&token).unwrap().0.into());
+        let narrower = attenuate(&token, &Caveat::DryRun).unwrap();
+        for revoked in [&token, &narrower] {
+            let denied = ring.verify(revoked, NOW).unwrap_err();
+            assert_eq!(denied.reason, Reason::Unauth);
+            assert!(denied.detail.contains("revoked"));
+        }
+        assert!(ring.verify(&other, NOW).is_ok());
+    }
+
+    const ISSUER: &[u8] = b"another key of 32 bytes, exactly";
+
+    #[test]
+    fn a_discharge_opens_its_own_root_and_no_other() {
+        let (ring, entropy) = (ring(&["k1"]), SeededEntropy::new(5));
+        let need = |token: &str, id: &[u8]| {
+            discharge::require_discharge(token, "https://auth.example", ISSUER, id, &entropy).unwrap()
+        };
+        let say = |secret: &[u8], id: &[u8], text: &str| {
+            discharge::discharge("https://auth.example", secret, id, &caveats(text)).unwrap()
+        };
+        let bind = |root: &str, parts: &[&str]| discharge::bind(root, parts.iter().copied()).unwrap();
+        let reason = |text: &str| ring.verify(text, NOW).map(|_| ()).map_err(|denied| denied.reason);
+        let plain = ring.mint(&caveats("tenant = a\nscope = rewarder.run rewarder.seal"), &entropy).unwrap();
+        let root = need(&plain, b"who");
+        let good = say(ISSUER, b"who", "scope = rewarder.run\nexpires = 2027-01-01T00:00:00Z");
+
+        let grant = ring.verify(&bind(&root, &[&good]), NOW).unwrap();
+        assert!(grant.allows(Scope::Run).is_ok() && grant.allows(Scope::Seal).is_err(), "it narrows");
+        assert_eq!(reason(&root), Err(Reason::Caveat), "missing");
+        assert_eq!(reason(&format!("{root},{good}")), Err(Reason::Unauth), "not bound");
+        let narrower = attenuate(&root, &Caveat::DryRun).unwrap();
+        let stolen = bind(&root, &[&good]).replace(&root, &narrower);
+        assert_eq!(reason(&stolen), Err(Reason::Unauth), "bound to another root");
+        assert_eq!(reason(&bind(&narrower, &[&good])), Ok(()));
+        let forged = say(b"a key that the issuer never had.", b"who", "dry_run = true");
+        assert_eq!(reason(&bind(&root, &[&forged])), Err(Reason::Unauth), "by another key");
+        let other = say(ISSUER, b"what", "dry_run = true");
+        assert_eq!(reason(&bind(&root, &[&other])), Err(Reason::Caveat), "of another id");
+        assert_eq!(reason(&bind(&root, &[&good, &other])), Err(Reason::Unauth), "one too many");
+        assert_eq!(reason(&bind(&plain, &[&good])), Err(Reason::Unauth), "none was asked for");
+        let late = say(ISSUER, b"who", "expires = 2020-01-01T00:00:00Z");
+        assert_eq!(reason(&bind(&root, &[&late])), Err(Reason::Caveat), "its own caveats count");
+
+        // Two caveats need two discharges, and a discharge may need one itself.
+        let twice = need(&root, b"who");
+        assert_eq!(reason(&bind(&twice, &[&good])), Err(Reason::Caveat));
+        assert_eq!(reason(&bind(&twice, &[&good, &good])), Ok(()));
+        let nested = need(&good, b"device");
+        let device = say(ISSUER, b"device", "dry_run = true");
+        assert_eq!(reason(&bind(&root, &[&nested])), Err(Reason::Caveat));
+        let grant = ring.verify(&bind(&root, &[&device, &nested]), NOW).unwrap();
+        assert!(grant.allows_dry_run(false).is_err());
+
+        // Its vid, sealed with another signature, opens nothing: a caveat cannot be moved.
+        let moved = need(&attenuate(&plain, &Caveat::DryRun).unwrap(), b"who");
+        let (from, onto) = (wire::decode(&moved).unwrap(), wire::decode(&root).unwrap());
+        let (from, onto) = (Macaroon::parse(&from).unwrap(), Macaroon::parse(&onto).unwrap());
+        assert_ne!(from.caveats.last().unwrap().verification, onto.caveats.last().unwrap().verification);
+        let many = vec![&*good; discharge::DISCHARGES_MAX + 1];
+        assert_eq!(discharge::bind(&root, many), Err(TokenError::TooManyDischarges));
+    }
+
+    #[test]
+    fn discharges_interoperate_with_pymacaroons() {
+        let ring = ring(&["k1"]);
+        let grant = ring.verify(PYMACAROONS_BOUND, NOW).unwrap();
+        assert_eq!(grant.tenant().as_str(), "acme");
+        assert!(grant.allows(Scope::Run).is_ok() && grant.allows_dry_run(false).is_err());
+        let (root, _) = PYMACAROONS_BOUND.split_once(',').unwrap();
+        assert_eq!(ring.verify(root, NOW).unwrap_err().reason, Reason::Caveat);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Capabilities: first-party macaroons in libmacaroons' version 2 binary form, so that `pymacaroons` reads
+//! Capabilities: macaroons in libmacaroons' version 2 binary form, so that `pymacaroons` reads
 //! and mints them.
 //!
 //! ```text
@@ -11,9 +11,12 @@
 //! not known here refuses.
 //!
 //! One file each: `wire` the bytes, [`caveat`] the language, [`timestamp`] its dates, `key_file` the secrets,
+//! [`mod@discharge`] what other services have to say, [`client_cert`] who is at the other end,
 //! [`keyring`] the chain, [`grant`] what a verified token allows, [`mod@inspect`] what an unverified one says.
 
 pub mod caveat;
+pub mod client_cert;
+pub mod discharge;
 pub mod grant;
 pub mod inspect;
 mod key_file;
@@ -22,9 +25,11 @@ pub mod timestamp;
 mod wire;
 
 pub use caveat::{Caveat, Scope};
+pub use client_cert::{CertFingerprint, ClientCert};
+pub use discharge::{bind, discharge, require_discharge};
 pub use grant::Grant;
 pub use inspect::{Inspection, inspect};
-pub use key_file::{FILE_BYTES_MAX, KEYS_MAX, keygen};
+pub use key_file::{FILE_BYTES_MAX, KEYS_MAX, REVOKED_MAX, Rotated, keygen, revoke, rotate};
 pub use keyring::{Keyring, attenuate};
 pub use timestamp::{Timestamp, expiry};
 pub use wire::{CAVEATS_MAX, TOKEN_CHARS_MAX};

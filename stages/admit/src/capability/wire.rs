@@ -52,9 +52,20 @@ pub(super) struct Macaroon<'a> {
 /// A caveat as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RawCaveat<'a> {
+    /// A restriction, or the name under which another service knows what it is to discharge.
     pub text: &'a [u8],
-    /// Another service is to discharge it.
-    pub is_third_party: bool,
+    /// Where that service is; a hint.
+    pub location: Option<&'a [u8]>,
+    /// The key of the discharge, sealed with the signature so far.
+    pub verification: Option<&'a [u8]>,
+}
+
+impl RawCaveat<'_> {
+    /// Whether another service is to discharge it. A location alone says so too: it is then without the means, and
+    /// can never hold.
+    pub fn is_third_party(&self) -> bool {
+        self.location.is_some() || self.verification.is_some()
+    }
 }
 
 /// The bytes of a token's text.
@@ -84,11 +95,11 @@ impl<'a> Macaroon<'a> {
             if caveats.len() == CAVEATS_MAX {
                 return Err(TokenError::TooManyCaveats);
             }
-            let place = rest.optional(LOCATION)?;
+            let location = rest.optional(LOCATION)?;
             let text = rest.field(IDENTIFIER)?;
             let verification = rest.optional(VERIFICATION)?;
             rest.end()?;
-            caveats.push(RawCaveat { text, is_third_party: place.is_some() || verification.is_some() });
+            caveats.push(RawCaveat { text, location, verification });
         }
         rest.end()?;
         let signature = rest.field(SIGNATURE)?;
@@ -119,6 +130,13 @@ pub(super) fn begin(location: &[u8], identifier: &[u8]) -> Vec<u8> {
 
 pub(super) fn add_caveat(open: &mut Vec<u8>, text: &[u8]) {
     put(open, IDENTIFIER, text);
+    open.push(END);
+}
+
+pub(super) fn add_third_party_caveat(open: &mut Vec<u8>, location: &[u8], id: &[u8], verification: &[u8]) {
+    put(open, LOCATION, location);
+    put(open, IDENTIFIER, id);
+    put(open, VERIFICATION, verification);
     open.push(END);
 }
 
@@ -251,6 +269,6 @@ mod tests {
         put(&mut bytes, VERIFICATION, b"vid");
         bytes.push(END);
         close(&mut bytes, &[7; 32]);
-        assert!(Macaroon::parse(&bytes).unwrap().caveats[0].is_third_party);
+        assert!(Macaroon::parse(&bytes).unwrap().caveats[0].is_third_party());
     }
 }

@@ -1,38 +1,100 @@
 //! Carries out what the machine decides: talks to the ledger, waits, keeps what is held, sets the latch,
 //! counts.
 //!
-//! The law: a place in the quarantine is reserved before the first byte goes out, and the emission runs on a
-//! task of its own, so that a caller who goes away (a client that hangs up) cannot break it off between
-//! sending and keeping.
+//! The laws: an intent is in the spool, durably, before the first byte goes out. One run is on its way once:
+//! who delivers it a second time waits for the first. The emission runs beside its caller, so that a caller
+//! who goes away (a client that hangs up) cannot break it off between sending and keeping. Everything that is
+//! not a decision comes in from outside (`Surroundings`), the runtime too: a simulator runs this very code.
 
 use super::machine::{Action, Delivery, Event, Outcome, step};
 use crate::audit::millis;
-use crate::config::{DeliveryConfig, HealthConfig, ReemitConfig};
+use crate::breaker::{Breaker, BreakerConfig, Change, Mode, Signal};
+use crate::budget::Budget;
+use crate::config::{DeliveryConfig, ReemitConfig};
 use crate::error::EmitError;
-use crate::health::{Estimate, Health};
+use crate::health::Estimate;
 use crate::latch::Latch;
-use crate::ledger::{Ledger, LedgerError, Record};
+use crate::ledger::{Ledger, LedgerError, Record, Verdict};
 use crate::metrics::Meters;
-use crate::quarantine::{Hold, Quarantine, QuarantineError, State};
-use rewarder_model::world::{BoxFuture, Clock, Entropy};
+use crate::spool::{Entry, Hold, Spool, State};
+use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent, LedgerResult};
 use serde::Serialize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot, watch};
 
 /// Emits intents. One for the process; everything it is made of can be another thing in a simulation.
 pub struct Deliverer {
     ledger: Arc<dyn Ledger>,
-    quarantine: Quarantine,
+    spool: Spool,
     latch: Arc<Latch>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    spawn: Arc<dyn Spawn>,
     config: DeliveryConfig,
     pub(crate) reemit: ReemitConfig,
-    health: Mutex<Health>,
+    breaker: Mutex<Breaker>,
+    budget: Mutex<Budget>,
+    /// Runs on their way, and what becomes of them.
+    flights: Mutex<BTreeMap<Cid, watch::Receiver<Option<Delivered>>>>,
+    listener: OnceLock<Listener>,
+    recorder: OnceLock<Recorder>,
     meters: Meters,
     pub(crate) changed: Notify,
+}
+
+type Listener = Box<dyn Fn(Notice) + Send + Sync>;
+type Recorder = Box<dyn Fn(&Intent, &Delivered) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Something that whoever runs the service has to hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Emission was latched off.
+    Latched {
+        /// `foreign_dup` or `invariant`.
+        kind: &'static str,
+    },
+    /// An operator released the latch.
+    Released,
+    /// The breaker changed its mode.
+    Brownout(Change),
+}
+
+/// Who wants to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Permit {
+    /// A job: only while the breaker is closed.
+    Job,
+    /// The quarantine: while it is half-open too.
+    Quarantine,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A run on its way; dropped, it is not any more.
+pub(crate) struct Flight {
+    deliverer: Arc<Deliverer>,
+    run_key: Cid,
+    result: watch::Sender<Option<Delivered>>,
+}
+
+impl Flight {
+    /// Tells whoever follows what became of it.
+    pub(crate) fn land(self, delivered: &Delivered) {
+        let _ = self.result.send(Some(delivered.clone()));
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        // One that has landed has left nothing being sent.
+        self.deliverer.spool.orphaned(&self.run_key);
+        lock(&self.deliverer.flights).remove(&self.run_key);
+    }
 }
 
 /// What became of an emission: the delivery record is [`Delivered::to_json`].
@@ -115,14 +177,16 @@ impl Delivered {
 pub struct Surroundings {
     /// Where intents go.
     pub ledger: Arc<dyn Ledger>,
-    /// Where they wait.
-    pub quarantine: Quarantine,
+    /// Where they are until they are settled.
+    pub spool: Spool,
     /// Whether they may go.
     pub latch: Arc<Latch>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Jitter.
     pub entropy: Arc<dyn Entropy>,
+    /// Tasks.
+    pub spawn: Arc<dyn Spawn>,
 }
 
 impl Deliverer {
@@ -131,81 +195,171 @@ impl Deliverer {
         around: Surroundings,
         config: DeliveryConfig,
         reemit: ReemitConfig,
-        health: HealthConfig,
+        breaker: BreakerConfig,
     ) -> Arc<Self> {
-        let Surroundings { ledger, quarantine, latch, clock, entropy } = around;
+        let Surroundings { ledger, spool, latch, clock, entropy, spawn } = around;
         let meters = Meters::new();
-        meters.depth.set(depth(&quarantine));
+        meters.depth.set(depth(&spool));
         Arc::new(Self {
             ledger,
-            quarantine,
+            spool,
             latch,
             clock,
             entropy,
+            spawn,
             config,
             reemit,
-            health: Mutex::new(Health::new(health)),
+            breaker: Mutex::new(Breaker::new(breaker)),
+            budget: Mutex::default(),
+            flights: Mutex::default(),
+            listener: OnceLock::new(),
+            recorder: OnceLock::new(),
             meters,
             changed: Notify::new(),
         })
+    }
+
+    /// Tells `listener` what happens from now on; the first one stays.
+    pub fn listen(&self, listener: impl Fn(Notice) + Send + Sync + 'static) {
+        let _ = self.listener.set(Box::new(listener));
+    }
+
+    /// Hands each emission to `recorder`, which keeps the delivery record of its run, before anybody hears of it
+    /// and while no other emission of the run can begin: so that the records of a run come in the order of the
+    /// deeds. The first recorder stays.
+    pub fn record(
+        &self,
+        recorder: impl Fn(&Intent, &Delivered) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) {
+        let _ = self.recorder.set(Box::new(recorder));
+    }
+
+    pub(crate) async fn recorded(&self, intent: &Intent, delivered: &Delivered) {
+        if let Some(recorder) = self.recorder.get() {
+            recorder(intent, delivered).await;
+        }
+    }
+
+    fn tell(&self, notice: Notice) {
+        if let Some(listener) = self.listener.get() {
+            listener(notice);
+        }
     }
 
     /// Emits an intent and says what became of it; an undelivered one is kept by then. The caller may go
     /// away.
     ///
     /// # Errors
-    /// [`EmitError::Latched`] and [`EmitError::SpoolFull`], when nothing was sent; others when something was,
-    /// and what became of it could not be kept: submit the same job again.
+    /// [`EmitError::Latched`] and [`EmitError::SpoolFull`], when nothing was sent and nothing is kept; others
+    /// when that is uncertain: submit the same job again.
     pub async fn deliver(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
+        let (sender, delivered) = oneshot::channel();
         let this = self.clone();
-        tokio::spawn(async move { this.emit(intent).await }).await.unwrap_or(Err(EmitError::Broken))
+        self.spawn.spawn(Box::pin(async move {
+            let _ = sender.send(this.emit(intent).await);
+        }));
+        delivered.await.unwrap_or(Err(EmitError::Broken))
     }
 
-    async fn emit(&self, intent: Intent) -> Result<Delivered, EmitError> {
-        if self.latch.is_set() {
-            return Err(EmitError::Latched(
-                self.latch.latched().map_or_else(String::new, |latched| latched.reason),
-            ));
+    /// Marks a run as on its way, or says whom to follow.
+    pub(crate) fn take_off(
+        self: &Arc<Self>,
+        run_key: Cid,
+    ) -> Result<Flight, watch::Receiver<Option<Delivered>>> {
+        let mut flights = lock(&self.flights);
+        if let Some(result) = flights.get(&run_key) {
+            return Err(result.clone());
         }
-        let before = self.quarantine.find(&intent.run_key);
-        let held = |outcome, attempts, first, last| Delivered {
+        let (sender, result) = watch::channel(None);
+        flights.insert(run_key, result);
+        Ok(Flight { deliverer: self.clone(), run_key, result: sender })
+    }
+
+    async fn emit(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
+        let flight = loop {
+            if self.latch.is_set() {
+                return Err(self.latched());
+            }
+            match self.take_off(intent.run_key) {
+                Ok(flight) => break flight,
+                Err(mut other) => {
+                    let known = other.wait_for(Option::is_some).await.ok().and_then(|known| known.clone());
+                    if let Some(delivered) = known {
+                        let outcome = match delivered.outcome {
+                            // It was somebody else's emission that settled it.
+                            Outcome::Accepted => Outcome::Dup,
+                            other => other,
+                        };
+                        return Ok(Delivered { outcome, ..delivered });
+                    }
+                }
+            }
+        };
+        let delivered = self.emit_alone(intent).await?;
+        flight.land(&delivered);
+        Ok(delivered)
+    }
+
+    fn latched(&self) -> EmitError {
+        EmitError::Latched(self.latch.latched().map_or_else(String::new, |latched| latched.reason))
+    }
+
+    async fn emit_alone(&self, intent: Intent) -> Result<Delivered, EmitError> {
+        let before = self.spool.find(&intent.run_key);
+        let held = |outcome, entry: &Entry| Delivered {
             outcome,
-            attempts,
-            first_unix_ms: first,
-            last_unix_ms: last,
-            volatile: self.quarantine.is_volatile(),
+            attempts: 0,
+            first_unix_ms: entry.first_unix_ms,
+            last_unix_ms: entry.last_unix_ms,
+            volatile: self.spool.is_volatile(),
         };
         if let Some(entry) = before.as_ref().filter(|entry| entry.state == State::Operator) {
             // It waits for a person; a tenant's repetition is not one.
-            let outcome = Outcome::Refused { detail: format!("held for an operator: {}", entry.cause) };
-            return Ok(held(outcome, 0, entry.first_unix_ms, entry.last_unix_ms));
+            let detail = format!("held for an operator: {}", entry.cause);
+            return Ok(held(Outcome::Refused { detail }, entry));
         }
-        let place = match (self.quarantine.reserve(&intent), &before) {
-            (Err(QuarantineError::Full), Some(entry)) => {
-                let outcome = Outcome::Held { unknown: entry.unknown, detail: entry.cause.clone() };
-                return Ok(held(outcome, 0, entry.first_unix_ms, entry.last_unix_ms));
-            }
-            (place, _) => place?,
+        let brownout = {
+            let breaker = lock(&self.breaker);
+            (breaker.mode() != Mode::Closed).then(|| format!("the ledger is browned out ({})", breaker.why()))
         };
-        let delivered = self.run(&intent, before.as_ref().is_some_and(|entry| entry.unknown)).await?;
-        match self.hold(&delivered) {
-            Some(hold) => {
-                let kept = crate::blocking(move || place.keep(intent, &hold)).await?;
-                let entry = kept.inspect_err(
-                    |error| tracing::error!(%error, "an undelivered intent could not be kept"),
-                )?;
-                tracing::warn!(run_key = %entry.intent.run_key, cause = entry.cause, "an intent was quarantined");
-                self.changed.notify_one();
-            }
+        let entry = match before {
+            Some(entry) => entry,
             None => {
-                drop(place);
-                if let Some(entry) = before {
-                    let quarantine = self.quarantine.clone();
-                    crate::blocking(move || quarantine.remove(entry.seq)).await??;
-                }
+                let state = if brownout.is_some() { State::Pending } else { State::Sending };
+                let now = millis(self.clock.unix());
+                self.spool.admit(&intent, state, brownout.as_deref().unwrap_or_default(), now).await?
             }
+        };
+        if entry.intent != intent {
+            // One run key, two results: whichever was sent, money is at stake.
+            self.latch_off(
+                "invariant",
+                format!("run {} was computed twice with different results", intent.run_key),
+            )
+            .await;
+            return Err(self.latched());
         }
-        self.meters.depth.set(depth(&self.quarantine));
+        if let Some(detail) = brownout {
+            // 202 at once: it goes out with the others, in order.
+            self.show_depth();
+            let delivered = held(Outcome::Held { unknown: entry.unknown, detail }, &entry);
+            self.recorded(&intent, &delivered).await;
+            self.changed.notify_one();
+            return Ok(delivered);
+        }
+        let delivered = self.run(&intent, entry.unknown, Permit::Job).await;
+        let hold = self.hold(&delivered);
+        if let Some(hold) = &hold {
+            self.spool.update(entry.seq, hold).await;
+            tracing::warn!(run_key = %intent.run_key, cause = hold.cause, "an intent was quarantined");
+            self.changed.notify_one();
+        }
+        self.recorded(&intent, &delivered).await;
+        if hold.is_none() {
+            // Only now: what a crash takes before is asked about again, and recorded.
+            self.spool.settle(entry.seq);
+        }
+        self.show_depth();
         Ok(delivered)
     }
 
@@ -229,8 +383,17 @@ impl Deliverer {
         })
     }
 
+    /// Whether this may go to the ledger now.
+    fn permitted(&self, permit: Permit) -> bool {
+        match lock(&self.breaker).mode() {
+            Mode::Closed => true,
+            Mode::HalfOpen => permit == Permit::Quarantine,
+            Mode::Open => false,
+        }
+    }
+
     /// Drives the machine to its end.
-    pub(crate) async fn run(&self, intent: &Intent, unknown: bool) -> Result<Delivered, EmitError> {
+    pub(crate) async fn run(&self, intent: &Intent, unknown: bool, permit: Permit) -> Delivered {
         let first_unix_ms = millis(self.clock.unix());
         let mut attempts = 0;
         let mut state = Delivery::new(intent, self.config, unknown);
@@ -243,6 +406,7 @@ impl Deliverer {
             for action in actions {
                 event = match action {
                     Action::Submit(_) if self.latch.is_set() => Event::EmissionOff,
+                    Action::Submit(_) | Action::Lookup(_) if !self.permitted(permit) => Event::Brownout,
                     Action::Submit(timeout) => {
                         attempts += 1;
                         let answer = self.attempt(self.ledger.submit(intent), timeout, true).await;
@@ -255,27 +419,26 @@ impl Deliverer {
                         let found = self.attempt(self.ledger.lookup(&intent.run_key), timeout, false).await;
                         found.map_or(Event::TimedOut, |found| found.map_or_else(Event::Failed, Event::Found))
                     }
+                    Action::Wait { .. } if !lock(&self.budget).spend() => Event::NoBudget,
                     Action::Wait { floor, jitter } => {
                         self.clock.sleep(floor + self.jitter(jitter)).await;
                         Event::Woke
                     }
                     Action::Latch(_) => {
-                        self.latch_off(format!(
-                            "the ledger holds run {} with another commitment",
-                            intent.run_key
-                        ))
-                        .await;
+                        let reason =
+                            format!("the ledger holds run {} with another commitment", intent.run_key);
+                        self.latch_off("foreign_dup", reason).await;
                         continue;
                     }
                     Action::Finish(outcome) => {
                         self.count(&outcome);
-                        return Ok(Delivered {
+                        return Delivered {
                             outcome,
                             attempts,
                             first_unix_ms,
                             last_unix_ms: millis(self.clock.unix()),
-                            volatile: self.quarantine.is_volatile(),
-                        });
+                            volatile: self.spool.is_volatile(),
+                        };
                     }
                 };
             }
@@ -289,30 +452,67 @@ impl Deliverer {
         timeout: Duration,
         submission: bool,
     ) -> Option<Result<T, LedgerError>> {
+        let (result, latency) = self.timed(call, timeout).await;
+        let ok = answered(&result);
+        if ok {
+            lock(&self.budget).earn();
+        }
+        if submission {
+            self.meters.latency.record(latency);
+        }
+        self.signal(Signal::Attempt { latency, ok });
+        result
+    }
+
+    async fn timed<T>(
+        &self,
+        call: BoxFuture<'_, Result<T, LedgerError>>,
+        timeout: Duration,
+    ) -> (Option<Result<T, LedgerError>>, Duration) {
         let began = self.clock.monotonic();
         let result = tokio::select! {
             biased;
             result = call => Some(result),
             () = self.clock.sleep(timeout) => None,
         };
-        let now = self.clock.monotonic();
-        let latency = now.saturating_sub(began);
-        let ok = matches!(result, Some(Ok(_)));
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).record(now, latency, ok);
-        if submission {
-            self.meters.latency.record(latency);
-        }
-        if !ok {
+        if !answered(&result) {
             self.meters.egress_errors.increment(1);
         }
-        result
+        (result, self.clock.monotonic().saturating_sub(began))
+    }
+
+    /// Tells the breaker.
+    fn signal(&self, signal: Signal) {
+        let now = self.clock.monotonic();
+        let Some(change) = lock(&self.breaker).step(signal, now) else { return };
+        if change.to == Mode::Open {
+            tracing::error!(
+                from = change.from.as_str(),
+                why = change.why,
+                page = "LedgerEgressDegraded",
+                "brownout: payouts are computed and go to the quarantine, nothing is emitted"
+            );
+        } else {
+            tracing::warn!(
+                from = change.from.as_str(),
+                to = change.to.as_str(),
+                why = change.why,
+                "brownout"
+            );
+        }
+        self.meters.show(change.to);
+        self.tell(Notice::Brownout(change));
+        self.changed.notify_one();
     }
 
     /// Turns emission off; an invariant breach comes here too. In memory at once, then on disk.
-    pub async fn latch_off(&self, reason: String) {
-        tracing::error!(reason, "emission is latched off");
+    pub async fn latch_off(&self, kind: &'static str, reason: String) {
+        tracing::error!(kind, reason, page = "EmissionLatched", "emission is latched off");
+        // Before the disk is waited for.
+        self.latch.set_in_memory(&reason, self.clock.unix());
+        self.tell(Notice::Latched { kind });
         let (latch, unix) = (self.latch.clone(), self.clock.unix());
-        match crate::blocking(move || latch.set(&reason, unix)).await {
+        match self.blocking(move || latch.set(&reason, unix)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the latch holds in memory only"),
             Err(error) => tracing::error!(%error, "the latch holds in memory only"),
@@ -325,9 +525,73 @@ impl Deliverer {
     /// Without a reason, or when it cannot be written down; emission stays off then.
     pub async fn release_latch(&self, reason: String) -> Result<bool, EmitError> {
         let (latch, unix) = (self.latch.clone(), self.clock.unix());
-        let released = crate::blocking(move || latch.release(&reason, unix)).await??;
+        let released = self.blocking(move || latch.release(&reason, unix)).await??;
+        if released {
+            tracing::warn!("an operator released the emission latch");
+            self.tell(Notice::Released);
+        }
         self.changed.notify_one();
         Ok(released)
+    }
+
+    /// Writes an operator's act to the audit log, before it takes effect.
+    ///
+    /// # Errors
+    /// Without a reason, or the disk's; the act must not take effect then.
+    pub async fn audited(&self, act: &'static str, subject: String, reason: String) -> Result<(), EmitError> {
+        if reason.trim().is_empty() {
+            return Err(EmitError::NoReason);
+        }
+        let (latch, unix) = (self.latch.clone(), self.clock.unix());
+        self.blocking(move || latch.audit().append(act, &subject, &reason, unix))
+            .await?
+            .map_err(EmitError::Audit)
+    }
+
+    /// An operator begins or ends a drill of a brownout.
+    ///
+    /// # Errors
+    /// As [`audited`](Self::audited).
+    pub async fn drill(&self, begin: bool, reason: String) -> Result<(), EmitError> {
+        let act = if begin { "brownout_start" } else { "brownout_stop" };
+        self.audited(act, "emission".into(), reason).await?;
+        self.signal(if begin { Signal::DrillBegins } else { Signal::DrillEnds });
+        Ok(())
+    }
+
+    /// An operator hands an entry that waits for a person back to be sent again: the ledger is asked first.
+    /// `None` if there is no such entry.
+    ///
+    /// # Errors
+    /// As [`audited`](Self::audited).
+    pub async fn release_entry(&self, seq: u64, reason: String) -> Result<Option<Entry>, EmitError> {
+        let Some(entry) = self.spool.show(seq) else { return Ok(None) };
+        self.audited("release", entry.intent.run_key.to_string(), reason).await?;
+        let hold = Hold {
+            state: State::Pending,
+            unknown: true,
+            cause: "released by an operator".into(),
+            attempts: 0,
+            first_unix_ms: entry.first_unix_ms,
+            last_unix_ms: millis(self.clock.unix()),
+        };
+        let entry = self.spool.update(seq, &hold).await;
+        self.changed.notify_one();
+        Ok(entry)
+    }
+
+    /// An operator gives an entry up: it is not sent again. `None` if there is no such entry, or if it is on
+    /// its way right now.
+    ///
+    /// # Errors
+    /// As [`audited`](Self::audited), and the disk's; the entry stays then.
+    pub async fn drop_entry(self: &Arc<Self>, seq: u64, reason: String) -> Result<Option<Entry>, EmitError> {
+        let Some(entry) = self.spool.show(seq) else { return Ok(None) };
+        let Ok(_flight) = self.take_off(entry.intent.run_key) else { return Err(EmitError::OnItsWay) };
+        self.audited("drop", entry.intent.run_key.to_string(), reason).await?;
+        let entry = self.spool.remove(seq).await?;
+        self.show_depth();
+        Ok(entry)
     }
 
     /// Asks whether the ledger is there; counts toward its health.
@@ -335,18 +599,46 @@ impl Deliverer {
     /// # Errors
     /// What the ledger, or its silence, says.
     pub async fn probe(&self) -> Result<(), LedgerError> {
-        let silent = || LedgerError::new(crate::ledger::Verdict::Retry, "the ledger did not answer in time");
-        self.attempt(self.ledger.probe(), self.config.attempt, false).await.unwrap_or_else(|| Err(silent()))
+        let (result, latency) = self.timed(self.ledger.probe(), self.config.attempt).await;
+        self.signal(Signal::Probe { latency, ok: answered(&result) });
+        result.unwrap_or_else(|| Err(LedgerError::new(Verdict::Retry, "the ledger did not answer in time")))
+    }
+
+    /// Lets the breaker look at the time and at how much waits.
+    pub fn look(&self, queue_low: bool) {
+        // Soft limits are four fifths (runbook §10).
+        let backlog_low = queue_low && self.spool.depth() * 5 <= self.spool.entries_max() * 4;
+        self.signal(Signal::Look { backlog_low });
+    }
+
+    /// Begins a drill without an operator: `--brownout-allow`.
+    pub fn begin_drill(&self) {
+        self.signal(Signal::DrillBegins);
+    }
+
+    /// Other limits of the breaker, from now on.
+    pub fn reload(&self, breaker: BreakerConfig) {
+        lock(&self.breaker).reload(breaker);
+    }
+
+    /// The breaker as it stands.
+    pub fn breaker(&self) -> Breaker {
+        lock(&self.breaker).clone()
     }
 
     /// How the ledger is doing.
     pub fn health(&self) -> Estimate {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).estimate(self.clock.monotonic())
+        lock(&self.breaker).estimate(self.clock.monotonic())
     }
 
-    /// Whether the ledger is beyond a threshold (`readyz`: `ledger_degraded`).
+    /// Whether payouts go to the quarantine only (`readyz`: `ledger_degraded`).
     pub fn degraded(&self) -> bool {
-        self.health().degraded
+        lock(&self.breaker).mode() != Mode::Closed
+    }
+
+    /// Least time between two that are sent again; `None` while nothing is.
+    pub(crate) fn gap(&self) -> Option<Duration> {
+        lock(&self.breaker).gap(&self.reemit)
     }
 
     /// The latch.
@@ -354,9 +646,9 @@ impl Deliverer {
         &self.latch
     }
 
-    /// The quarantine buffer.
-    pub fn quarantine(&self) -> &Quarantine {
-        &self.quarantine
+    /// The spool.
+    pub fn spool(&self) -> &Spool {
+        &self.spool
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {
@@ -364,7 +656,20 @@ impl Deliverer {
     }
 
     pub(crate) fn show_depth(&self) {
-        self.meters.depth.set(depth(&self.quarantine));
+        self.meters.depth.set(depth(&self.spool));
+    }
+
+    /// Runs what blocks (an fsync) where that is allowed.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, EmitError> {
+        let (sender, result) = oneshot::channel();
+        let work = Box::new(move || {
+            let _ = sender.send(work());
+        });
+        self.spawn.blocking(work).await;
+        result.await.map_err(|_| EmitError::Broken)
     }
 
     /// A random time below `ceiling`, in whole microseconds.
@@ -384,7 +689,16 @@ impl Deliverer {
     }
 }
 
-/// A gauge takes what turns into its own number without loss: the buffer holds far below 2^32 entries.
-fn depth(quarantine: &Quarantine) -> u32 {
-    u32::try_from(quarantine.depth()).unwrap_or(u32::MAX)
+/// Whether the ledger said something: a ledger that refuses an intent is not ill.
+fn answered<T>(result: &Option<Result<T, LedgerError>>) -> bool {
+    match result {
+        Some(Ok(_)) => true,
+        Some(Err(error)) => error.verdict == Verdict::Refused,
+        None => false,
+    }
+}
+
+/// A gauge takes what turns into its own number without loss: the spool holds far below 2^32 entries.
+fn depth(spool: &Spool) -> u32 {
+    u32::try_from(spool.depth()).unwrap_or(u32::MAX)
 }

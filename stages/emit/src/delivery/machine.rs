@@ -2,25 +2,13 @@
 //! randomness.
 //!
 //! ```text
-//! state     event                      ->  state     action
-//! pending   begin                          sent      submit            (asking, lookup: if it may be settled already)
-//! sent      accepted                       done      finish accepted
-//! sent      dup, ours                      done      finish dup
-//! sent      dup or conflict, our key,
-//!           another commitment             done      latch, finish foreign dup
-//! sent      conflict, another key          done      finish conflict
-//! sent      refused                        done      finish refused
-//! sent      retry                          waiting   wait, then submit
-//! sent      unknown | time-out             waiting   wait, then lookup
-//! waiting   woke                           sent | asking
-//! asking    found, ours                    done      finish accepted
-//! asking    found, another commitment      done      latch, finish foreign dup
-//! asking    not found                      sent      submit
-//! asking    any error | time-out           waiting   wait, then lookup
-//! any       emission off                   done      finish held
-//! any       no time or no tries left       done      finish held
-//! done      anything                       done      -
+//! pending ─► sent ─► done: accepted | dup-ours | conflict | permanent | foreign dup (latches) | held
+//!             │ ▲
+//!             ▼ │ not found
+//!          unknown ─► asking ─► done
 //! ```
+//!
+//! docs/EMIT.md holds the whole table, made from this code ([`super::table`]).
 //!
 //! The laws: nothing is sent while an outcome is unknown; at most `1 + retries_max` submissions and as many
 //! questions; nothing begins after the deadline; a dup is a success only if the commitment is ours. An event
@@ -28,6 +16,7 @@
 
 use crate::config::DeliveryConfig;
 use crate::ledger::{Answer, LedgerError, Record, Verdict};
+use crate::plant;
 use rewarder_model::Intent;
 use std::time::Duration;
 
@@ -73,6 +62,10 @@ pub enum Event {
     Woke,
     /// Emission has been turned off.
     EmissionOff,
+    /// The breaker is open.
+    Brownout,
+    /// The process has no retries left to spend.
+    NoBudget,
 }
 
 /// What to do next.
@@ -148,6 +141,19 @@ impl Delivery {
         self.phase == Phase::Done
     }
 
+    /// The state in a word, as the docs call it.
+    pub fn name(&self) -> &'static str {
+        match self.phase {
+            Phase::Pending if self.unknown => "pending, unknown",
+            Phase::Pending => "pending",
+            Phase::Sent => "sent",
+            Phase::Waiting(Next::Submit) => "waiting to send",
+            Phase::Waiting(Next::Lookup) => "unknown",
+            Phase::Asking => "asking",
+            Phase::Done => "done",
+        }
+    }
+
     fn finish(&mut self, outcome: Outcome) -> Vec<Action> {
         self.phase = Phase::Done;
         vec![Action::Finish(outcome)]
@@ -219,6 +225,7 @@ impl Delivery {
                 self.back_off(Next::Lookup, None, now)
             }
             Answer::Conflict(record) if record.run_key == self.ours.run_key => self.foreign(record),
+            Answer::Conflict(_) if plant::is("conflict_taken_as_ours") => self.finish(Outcome::Dup),
             Answer::Conflict(record) => self.finish(Outcome::Conflict(record)),
         }
     }
@@ -230,7 +237,8 @@ impl Delivery {
             (Phase::Sent, Verdict::Retry) => self.back_off(Next::Submit, error.retry_after, now),
             (Phase::Sent, Verdict::Unknown) => {
                 self.unknown = true;
-                self.back_off(Next::Lookup, error.retry_after, now)
+                let next = if plant::is("retry_forgets_to_ask") { Next::Submit } else { Next::Lookup };
+                self.back_off(next, error.retry_after, now)
             }
             _ => self.back_off(Next::Lookup, error.retry_after, now),
         }
@@ -242,18 +250,29 @@ pub fn step(mut state: Delivery, event: Event, now: Duration) -> (Delivery, Vec<
     let actions = match (state.phase, event) {
         (Phase::Done, _) => Vec::new(),
         (_, Event::EmissionOff) => state.hold("emission is latched off"),
+        (_, Event::Brownout) => state.hold("the ledger is browned out"),
+        (_, Event::NoBudget) => state.hold("the retry budget of the process is spent"),
         (Phase::Pending, Event::Begin) => {
             state.deadline = now + state.config.deadline;
-            let first = if state.unknown { Next::Lookup } else { Next::Submit };
+            let first = if state.unknown && !plant::is("restart_forgets_to_ask") {
+                Next::Lookup
+            } else {
+                Next::Submit
+            };
             state.attempt(first, now)
         }
         (Phase::Sent, Event::Answered(answer)) => state.answered(answer, now),
         (Phase::Sent | Phase::Asking, Event::Failed(error)) => state.failed(error, now),
+        (Phase::Sent, Event::TimedOut) if plant::is("silence_counts_as_settled") => {
+            state.finish(Outcome::Accepted)
+        }
         (Phase::Sent | Phase::Asking, Event::TimedOut) => {
             state.failed(LedgerError::new(Verdict::Unknown, "the ledger did not answer in time"), now)
         }
+        // Settled by this emission, or by one before it, of which a crash may have taken the answer.
         (Phase::Asking, Event::Found(Some(record))) if record == state.ours => {
-            state.finish(Outcome::Accepted)
+            let submitted = state.submits_left <= state.config.retries_max;
+            state.finish(if submitted { Outcome::Accepted } else { Outcome::Dup })
         }
         (Phase::Asking, Event::Found(Some(record))) => state.foreign(record),
         (Phase::Asking, Event::Found(None)) => {

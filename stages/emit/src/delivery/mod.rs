@@ -1,10 +1,12 @@
 //! One emission: from an intent to what became of it.
 //!
 //! [`machine`] decides, the driver carries out. The law is in the machine; the driver adds time, random bits,
-//! the ledger, the quarantine and the latch, and decides nothing.
+//! the ledger, the spool, the breaker and the latch, and decides nothing.
 
 mod driver;
 pub mod machine;
+pub mod table;
 
-pub use driver::{Delivered, Deliverer, Surroundings};
+pub(crate) use driver::Permit;
+pub use driver::{Delivered, Deliverer, Notice, Surroundings};
 pub use machine::{Action, Delivery, Event, Outcome, step};

@@ -9,7 +9,8 @@
 //! run_keys     run key          -> (tenant, epoch)
 //! ```
 //!
-//! [`settle`] takes many intents for one commit, which is where a group commit will come in.
+//! Many that wait share one transaction and so one commit (group commit): whoever comes while a commit is under way goes
+//! with the next one. Inside a group the order of arrival decides, as if each had come alone.
 
 use super::{Answer, Ledger, LedgerError, Record, Verdict};
 use crate::redb_file::{self, DbError};
@@ -17,7 +18,11 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Tab
 use rewarder_model::world::{BoxFuture, Clock};
 use rewarder_model::{Cid, EpochId, Intent, TenantId};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+
+/// Intents in one transaction: what a transaction holds in memory stays small, and nobody waits for a long one.
+const GROUP_MAX: usize = 512;
 
 /// Name of the file in `STATE_DIR`.
 pub const LEDGER_FILE: &str = "ledger.redb";
@@ -29,6 +34,14 @@ const RUN_KEYS: TableDefinition<'static, &[u8; 32], (&str, &str)> = TableDefinit
 #[derive(Clone)]
 pub struct EmbeddedLedger {
     db: Arc<Database>,
+    desk: Arc<Mutex<Desk>>,
+}
+
+/// Intents that wait for the next group. Bounded by whoever waits for the answers.
+#[derive(Default)]
+struct Desk {
+    waiting: Vec<(Intent, oneshot::Sender<Result<Answer, LedgerError>>)>,
+    running: bool,
 }
 
 impl EmbeddedLedger {
@@ -51,7 +64,7 @@ impl EmbeddedLedger {
             Ok(txn.commit()?)
         };
         make().map_err(failed)?;
-        Ok(Self { db: Arc::new(db) })
+        Ok(Self { db: Arc::new(db), desk: Arc::default() })
     }
 
     /// Number of settlements: what a test for "never twice, never lost" counts. Blocks.
@@ -77,8 +90,55 @@ impl EmbeddedLedger {
     }
 }
 
+impl EmbeddedLedger {
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Settles group after group until nobody waits. Blocks.
+    fn settle_all(&self) {
+        /// However it ends, the next intent starts it again.
+        struct Ends<'a>(&'a EmbeddedLedger);
+        impl Drop for Ends<'_> {
+            fn drop(&mut self) {
+                let mut desk = self.0.desk();
+                desk.running = false;
+                if std::thread::panicking() {
+                    desk.waiting.clear();
+                }
+            }
+        }
+        let ends = Ends(self);
+        loop {
+            let (intents, senders): (Vec<_>, Vec<_>) = {
+                let mut desk = self.desk();
+                if desk.waiting.is_empty() {
+                    // Under the same lock as the look, so that whoever comes next sees it.
+                    desk.running = false;
+                    std::mem::forget(ends);
+                    return;
+                }
+                let count = desk.waiting.len().min(GROUP_MAX);
+                desk.waiting.drain(..count).unzip()
+            };
+            match settle(&self.db, &intents) {
+                Ok(answers) => {
+                    for (sender, answer) in senders.into_iter().zip(answers) {
+                        let _ = sender.send(answer);
+                    }
+                }
+                Err(error) => {
+                    for sender in senders {
+                        let _ = sender.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Settles intents in their order, in one durable commit. The answers hold only if this returns them.
-fn settle(db: &Database, intents: &[Intent]) -> Result<Vec<Answer>, LedgerError> {
+fn settle(db: &Database, intents: &[Intent]) -> Result<Vec<Result<Answer, LedgerError>>, LedgerError> {
     let before = |error: redb::Error| storage(Verdict::Retry, &error);
     let txn = redb_file::write(db).map_err(before)?;
     let mut answers = Vec::with_capacity(intents.len());
@@ -86,10 +146,14 @@ fn settle(db: &Database, intents: &[Intent]) -> Result<Vec<Answer>, LedgerError>
         let mut settlements = txn.open_table(SETTLEMENTS).map_err(|e| before(e.into()))?;
         let mut run_keys = txn.open_table(RUN_KEYS).map_err(|e| before(e.into()))?;
         for intent in intents {
-            answers.push(settle_one(&mut settlements, &mut run_keys, intent)?);
+            match settle_one(&mut settlements, &mut run_keys, intent) {
+                // That one alone: it has written nothing.
+                Err(error) if error.verdict == Verdict::Refused => answers.push(Err(error)),
+                other => answers.push(Ok(other?)),
+            }
         }
     }
-    if answers.contains(&Answer::Accepted) {
+    if answers.contains(&Ok(Answer::Accepted)) {
         // From here on the outcome is in the disk's hands.
         txn.commit().map_err(|error| storage(Verdict::Unknown, &error.into()))?;
     } else {
@@ -160,14 +224,20 @@ async fn on_thread<T: Send + 'static>(
 
 impl Ledger for EmbeddedLedger {
     fn submit<'a>(&'a self, intent: &'a Intent) -> BoxFuture<'a, Result<Answer, LedgerError>> {
-        let (db, intent) = (self.db.clone(), intent.clone());
-        Box::pin(on_thread(move || {
-            let answers = settle(&db, std::slice::from_ref(&intent))?;
-            answers
-                .first()
-                .copied()
-                .ok_or_else(|| LedgerError::new(Verdict::Unknown, "the ledger gave no answer"))
-        }))
+        let (sender, answer) = oneshot::channel();
+        let first = {
+            let mut desk = self.desk();
+            desk.waiting.push((intent.clone(), sender));
+            !std::mem::replace(&mut desk.running, true)
+        };
+        if first {
+            let this = self.clone();
+            tokio::task::spawn_blocking(move || this.settle_all());
+        }
+        Box::pin(async move {
+            let died = LedgerError::new(Verdict::Unknown, "the thread of the embedded ledger died");
+            answer.await.unwrap_or(Err(died))
+        })
     }
 
     fn lookup<'a>(&'a self, run_key: &'a Cid) -> BoxFuture<'a, Result<Option<Record>, LedgerError>> {

@@ -1,9 +1,10 @@
 //! The laws of emission under faults: never twice, never lost, nothing under the latch.
 
 use super::peer::{Fault, Peer};
-use super::world::{Dice, HandClock, HastyClock, PatientClock, intent};
+use super::world::{Dice, HandClock, HastyClock, PatientClock, Tokio, intent};
 use crate::delivery::Surroundings;
 use crate::*;
+use rewarder_model::world::disk::{Disk, RealDisk};
 use rewarder_model::world::{BoxFuture, Clock, Entropy};
 use rewarder_model::{Cid, Intent};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,11 +19,32 @@ async fn deliverer(
     entries_max: u64,
 ) -> Arc<Deliverer> {
     let config = QuarantineConfig { entries_max, ..QuarantineConfig::default() };
-    let quarantine = Quarantine::open(dir, config, &*clock).await.unwrap();
-    let latch = Arc::new(Latch::open(dir, Arc::new(Audit::open(dir).unwrap())).unwrap());
-    let around = Surroundings { ledger, quarantine, latch, clock, entropy: Arc::new(Dice::new(7)) };
+    deliverer_with(ledger, clock, dir, config, patient()).await
+}
+
+/// A breaker that these faults do not open.
+fn patient() -> BreakerConfig {
+    let health = HealthConfig { failures_max: u32::MAX, p99_max: Duration::MAX, ..HealthConfig::default() };
+    BreakerConfig { health, ..BreakerConfig::default() }
+}
+
+fn disk(dir: &Path) -> Arc<dyn Disk> {
+    Arc::new(RealDisk::new(dir).unwrap())
+}
+
+async fn deliverer_with(
+    ledger: Arc<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    dir: Option<&Path>,
+    config: QuarantineConfig,
+    breaker: BreakerConfig,
+) -> Arc<Deliverer> {
+    let spawn = Arc::new(Tokio);
+    let spool = Spool::open(dir.map(disk), config, &*clock, spawn.clone()).await.unwrap();
+    let latch = Arc::new(Latch::open(dir.map(disk), Arc::new(Audit::open(dir.map(disk)).unwrap())).unwrap());
+    let around = Surroundings { ledger, spool, latch, clock, entropy: Arc::new(Dice::new(7)), spawn };
     let config = DeliveryConfig { backoff_max: Duration::from_millis(50), ..DeliveryConfig::default() };
-    Deliverer::new(around, config, ReemitConfig::default(), HealthConfig::default())
+    Deliverer::new(around, config, ReemitConfig::default(), breaker)
 }
 
 /// A ledger with the settle-once law that fails by the dice until it is healed, and that knows who was
@@ -114,11 +136,11 @@ async fn never_twice_never_lost_under_any_faults() {
         let d = deliverer(ledger.clone(), Arc::new(HastyClock::default()), None, 100).await;
         for n in 0..8 {
             let delivered = d.deliver(intent(n)).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-            let kept = d.quarantine().find(&intent(n).run_key).is_some();
+            let kept = d.spool().find(&intent(n).run_key).is_some();
             assert_eq!(kept, !delivered.is_settled(), "seed {seed}: {delivered:?}");
             held += u32::from(kept);
         }
-        let waiting = d.quarantine().depth();
+        let waiting = d.spool().depth();
         ledger.state.lock().unwrap().healed = true;
         let order = Mutex::new(Vec::new());
         let settled = |intent: &Intent, delivered: &Delivered| {
@@ -126,8 +148,8 @@ async fn never_twice_never_lost_under_any_faults() {
             order.lock().unwrap().push(intent.payout_minor_units);
         };
         let mut schedule = Schedule::default();
-        while d.quarantine().depth() > 0 {
-            let wait = d.reemit_once(&mut schedule, &settled).await.unwrap();
+        while d.spool().depth() > 0 {
+            let wait = d.reemit_once(&mut schedule, &settled).await;
             d.clock().sleep(wait).await;
         }
         let order = order.into_inner().unwrap();
@@ -179,7 +201,7 @@ async fn check(faults: Vec<Fault>, expect: Outcome, settlements: u64, posts_and_
     assert_eq!(peer.ledger.count().unwrap(), settlements, "{name}");
     let log: String = peer.log.lock().unwrap().iter().map(|line| &line[..1]).collect();
     assert_eq!(log, posts_and_gets, "{name}");
-    assert_eq!(d.quarantine().depth() == 0, delivered.hold_is_none(), "{name}");
+    assert_eq!(d.spool().depth() == 0, delivered.hold_is_none(), "{name}");
     assert!(serde_json::from_slice::<serde_json::Value>(&delivered.to_json(&intent(1))).unwrap().is_object());
 }
 
@@ -223,7 +245,7 @@ async fn a_conflict_is_the_jobs_own_affair() {
         deliverer(Arc::new(HttpLedger::new(&peer.url)), Arc::new(PatientClock::default()), None, 10).await;
     let stored = Record { run_key: rival.run_key, commitment: rival.commitment };
     assert_eq!(d.deliver(intent(1)).await.unwrap().outcome, Outcome::Conflict(stored));
-    assert!(!d.latch().is_set() && d.quarantine().depth() == 0);
+    assert!(!d.latch().is_set() && d.spool().depth() == 0);
     assert_eq!(d.deliver(intent(2)).await.unwrap().outcome, Outcome::Accepted);
     assert_eq!(d.deliver(intent(2)).await.unwrap().outcome, Outcome::Dup);
 }
@@ -236,15 +258,14 @@ async fn a_foreign_dup_latches_until_an_operator_says_why_not() {
     let ledger = Arc::new(HttpLedger::new(&peer.url));
     let d = deliverer(ledger.clone(), Arc::new(PatientClock::default()), Some(dir.path()), 10).await;
     assert!(matches!(d.deliver(intent(1)).await.unwrap().outcome, Outcome::ForeignDup(_)));
-    assert_eq!(d.quarantine().list()[0].state, State::Operator);
+    assert_eq!(d.spool().list()[0].state, State::Operator);
     let posts = peer.log.lock().unwrap().len();
     assert!(matches!(d.deliver(intent(2)).await, Err(EmitError::Latched(_))));
     drop(d);
     let d = deliverer(ledger, Arc::new(PatientClock::default()), Some(dir.path()), 10).await;
     assert!(matches!(d.deliver(intent(2)).await, Err(EmitError::Latched(_))), "a restart is no release");
     d.reemit_once(&mut Schedule::default(), &|_: &Intent, _: &Delivered| panic!("emitted under the latch"))
-        .await
-        .unwrap();
+        .await;
     assert_eq!(peer.log.lock().unwrap().len(), posts, "nothing was sent under the latch");
     assert!(d.release_latch(String::new()).await.is_err());
     assert!(d.release_latch("ledger restored from a backup, checked by hand".into()).await.unwrap());
@@ -254,7 +275,7 @@ async fn a_foreign_dup_latches_until_an_operator_says_why_not() {
         matches!(again.outcome, Outcome::Refused { .. }) && again.attempts == 0,
         "that one waits for a person"
     );
-    assert_eq!(Audit::open(Some(dir.path())).unwrap().lines().unwrap().len(), 2);
+    assert_eq!(Audit::open(Some(disk(dir.path()))).unwrap().lines().unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -262,15 +283,18 @@ async fn a_full_buffer_refuses_before_anything_is_sent() {
     let ledger = Arc::new(Faulty { dice: Dice::new(0), state: Mutex::default() });
     let d = deliverer(ledger.clone(), Arc::new(HastyClock::default()), None, 1).await;
     let mut n = 0;
-    while d.quarantine().depth() == 0 {
+    while d.spool().depth() == 0 {
         d.deliver(intent(n)).await.unwrap();
         n += 1;
     }
     let submits = ledger.state.lock().unwrap().submits;
     assert!(matches!(d.deliver(intent(n)).await, Err(EmitError::SpoolFull)));
-    let again = d.deliver(intent(n - 1)).await.unwrap();
-    assert!(matches!(again.outcome, Outcome::Held { .. }), "what is held already is not refused");
     assert_eq!(ledger.state.lock().unwrap().submits, submits);
+    let again = d.deliver(intent(n - 1)).await.unwrap();
+    assert!(
+        again.is_settled() || matches!(again.outcome, Outcome::Held { .. }),
+        "what is held already needs no other place: {again:?}"
+    );
 }
 
 /// The file as `kill -9` leaves it holds every intent whose 202 was answered, in order, and all are settled
@@ -283,17 +307,24 @@ async fn a_crash_loses_nothing_that_was_held() {
     for n in 0..5 {
         assert!(matches!(d.deliver(intent(n)).await.unwrap().outcome, Outcome::Held { unknown: false, .. }));
     }
-    std::fs::copy(dir.path().join("quarantine.redb"), image.path().join("quarantine.redb")).unwrap();
+    std::fs::create_dir(image.path().join("spool")).unwrap();
+    for file in std::fs::read_dir(dir.path().join("spool")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), image.path().join("spool").join(file.file_name())).unwrap();
+    }
     drop(d);
     for dir in [dir.path(), image.path()] {
         let ledger = EmbeddedLedger::open(Some(dir), &HandClock::new()).await.unwrap();
         let d = deliverer(Arc::new(ledger.clone()), Arc::new(PatientClock::default()), Some(dir), 10).await;
-        assert!(d.quarantine().is_consistent().unwrap());
+        assert!(
+            d.spool().list().iter().all(|entry| entry.unknown),
+            "after a restart everything is asked about"
+        );
         let order = Arc::new(Mutex::new(Vec::new()));
         let stop = {
             let d = d.clone();
             async move {
-                while d.quarantine().depth() > 0 {
+                while d.spool().depth() > 0 {
                     tokio::task::yield_now().await;
                 }
             }
@@ -319,33 +350,151 @@ async fn a_caller_who_goes_away_breaks_nothing_off() {
     peer.came.notified().await;
     caller.abort();
     hand.advance(Duration::from_millis(1000));
-    while d.quarantine().depth() == 0 {
+    while d.spool().depth() == 0 {
         tokio::task::yield_now().await;
     }
-    let entry = d.quarantine().list().remove(0);
+    let entry = d.spool().list().remove(0);
     assert!(entry.unknown && entry.state == State::Pending, "{entry:?}");
     d.reemit_once(&mut Schedule::default(), &|_: &Intent, delivered: &Delivered| {
         assert!(delivered.is_settled())
     })
-    .await
-    .unwrap();
-    assert_eq!((d.quarantine().depth(), peer.ledger.count().unwrap()), (0, 1));
+    .await;
+    assert_eq!((d.spool().depth(), peer.ledger.count().unwrap()), (0, 1));
+}
+
+/// What a brownout is: payouts are taken in and nothing is sent; probes bring it half open, the quarantine
+/// drains in order, and it closes by itself.
+#[tokio::test]
+async fn a_brownout_holds_everything_and_recovers_by_itself() {
+    let ledger = Arc::new(Faulty { dice: Dice::new(0), state: Mutex::default() });
+    let hand = HastyClock::default();
+    let breaker = BreakerConfig { exit_after: Duration::from_secs(20), ..BreakerConfig::default() };
+    let config = QuarantineConfig { entries_max: 10, ..QuarantineConfig::default() };
+    let d = deliverer_with(ledger.clone(), Arc::new(hand.clone()), None, config, breaker).await;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let log = heard.clone();
+    d.listen(move |notice| {
+        if let Notice::Brownout(change) = notice {
+            log.lock().unwrap().push(change.to);
+        }
+    });
+    assert!(d.drill(true, " ".into()).await.is_err(), "a drill needs a reason");
+    d.drill(true, "the quarterly drill".into()).await.unwrap();
+    for n in 0..9 {
+        let delivered = d.deliver(intent(n)).await.unwrap();
+        assert!(matches!(delivered.outcome, Outcome::Held { unknown: false, .. }), "{delivered:?}");
+    }
+    let settled = |_: &Intent, delivered: &Delivered| assert!(delivered.is_settled());
+    let mut schedule = Schedule::default();
+    for _ in 0..10 {
+        d.probe().await.unwrap();
+        d.reemit_once(&mut schedule, &settled).await;
+    }
+    assert_eq!(
+        (d.spool().depth(), ledger.state.lock().unwrap().submits),
+        (9, 0),
+        "nothing is sent in a drill"
+    );
+    ledger.state.lock().unwrap().healed = true;
+    d.drill(false, "it went well".into()).await.unwrap();
+    for _ in 0..3 {
+        d.probe().await.unwrap();
+    }
+    assert_eq!(d.breaker().mode(), Mode::HalfOpen);
+    assert!(matches!(d.deliver(intent(9)).await.unwrap().outcome, Outcome::Held { .. }), "behind the others");
+    let begun = hand.monotonic();
+    while d.spool().depth() > 0 {
+        let wait = d.reemit_once(&mut schedule, &settled).await;
+        d.clock().sleep(wait).await;
+        d.look(true);
+    }
+    assert!(hand.monotonic() - begun > Duration::from_millis(1900), "the ramp begins at one a second");
+    assert_eq!(d.breaker().mode(), Mode::HalfOpen, "too early");
+    d.clock().sleep(Duration::from_secs(20)).await;
+    d.look(false);
+    assert_eq!(d.breaker().mode(), Mode::HalfOpen, "the work queue is not low");
+    d.look(true);
+    assert_eq!(*heard.lock().unwrap(), [Mode::Open, Mode::HalfOpen, Mode::Closed]);
+    assert_eq!(d.deliver(intent(10)).await.unwrap().outcome, Outcome::Accepted);
+    let acts: Vec<_> = d.latch().audit().lines().unwrap().into_iter().map(|line| line.act).collect();
+    assert_eq!(acts, ["brownout_start", "brownout_stop"]);
 }
 
 #[tokio::test]
-async fn health_follows_attempts_and_probes() {
-    let d = deliverer(
-        Arc::new(HttpLedger::new("http://127.0.0.1:1")),
-        Arc::new(PatientClock::default()),
-        None,
-        10,
-    )
-    .await;
-    assert!(!d.degraded());
-    for _ in 0..5 {
-        d.probe().await.unwrap_err();
+async fn failures_in_a_row_begin_a_brownout_and_attempts_under_way_end() {
+    let nobody = Arc::new(HttpLedger::new("http://127.0.0.1:1"));
+    let config = QuarantineConfig::default();
+    let d = deliverer_with(nobody, Arc::new(PatientClock::default()), None, config, BreakerConfig::default())
+        .await;
+    let mut attempts = 0;
+    for n in 0..10 {
+        attempts += d.deliver(intent(n)).await.unwrap().attempts;
     }
-    assert!(d.degraded() && d.health().failures_in_a_row == 5);
+    assert_eq!(
+        (attempts, d.breaker().mode()),
+        (10, Mode::Open),
+        "the tenth failure in a row, and then nothing"
+    );
+    assert_eq!(d.spool().depth(), 10);
+}
+
+/// A ledger that is down gets first attempts and the budget once, not a multiple of the traffic.
+#[tokio::test]
+async fn retries_stop_when_the_budget_is_spent() {
+    let nobody = Arc::new(HttpLedger::new("http://127.0.0.1:1"));
+    let d = deliverer(nobody, Arc::new(PatientClock::default()), None, 1000).await;
+    let mut attempts = 0;
+    for n in 0..200 {
+        attempts += d.deliver(intent(n)).await.unwrap().attempts;
+    }
+    assert_eq!(attempts, 200 + 128);
+}
+
+#[tokio::test]
+async fn who_delivers_a_run_twice_waits_for_the_first() {
+    let peer = Peer::start().await;
+    peer.faults.lock().unwrap().push_back(Fault::Silence { settled: true });
+    let hand = HandClock::new();
+    let d =
+        deliverer(Arc::new(HttpLedger::new(&peer.url)), Arc::new(PatientClock(hand.clone())), None, 10).await;
+    let both = [d.clone(), d.clone()]
+        .map(|d| tokio::spawn(async move { d.deliver(intent(1)).await.unwrap().outcome }));
+    peer.came.notified().await;
+    hand.advance(Duration::from_millis(400));
+    let mut outcomes = Vec::new();
+    for one in both {
+        outcomes.push(one.await.unwrap());
+    }
+    assert!(outcomes.contains(&Outcome::Accepted) && outcomes.contains(&Outcome::Dup), "{outcomes:?}");
+    assert_eq!(peer.log.lock().unwrap().iter().map(|line| &line[..1]).collect::<String>(), "PG");
+}
+
+#[tokio::test]
+async fn operators_release_and_drop_with_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let peer = Peer::start().await;
+    peer.faults.lock().unwrap().extend(vec![said(400, "{}"); 2]);
+    let ledger = Arc::new(HttpLedger::new(&peer.url));
+    let d = deliverer(ledger, Arc::new(PatientClock::default()), Some(dir.path()), 10).await;
+    for n in 1..3 {
+        assert!(matches!(d.deliver(intent(n)).await.unwrap().outcome, Outcome::Refused { .. }));
+    }
+    let seqs: Vec<_> = d.spool().list().iter().map(|entry| entry.seq).collect();
+    assert!(d.release_entry(seqs[0], String::new()).await.is_err());
+    assert!(d.drop_entry(seqs[1], "  ".into()).await.is_err());
+    assert_eq!(d.release_entry(99, "typo".into()).await.unwrap(), None);
+    let released = d.release_entry(seqs[0], "the ledger's schema was mended".into()).await.unwrap().unwrap();
+    assert!(released.state == State::Pending && released.unknown);
+    let dropped = d.drop_entry(seqs[1], "the tenant withdrew it".into()).await.unwrap().unwrap();
+    assert_eq!(dropped.intent, intent(2));
+    let settled = |intent_: &Intent, delivered: &Delivered| {
+        assert!(delivered.is_settled() && *intent_ == intent(1));
+    };
+    d.reemit_once(&mut Schedule::default(), &settled).await;
+    assert_eq!((d.spool().depth(), peer.ledger.count().unwrap()), (0, 1));
+    let acts: Vec<_> = d.latch().audit().lines().unwrap();
+    assert_eq!(acts.iter().map(|line| line.act.as_str()).collect::<Vec<_>>(), ["release", "drop"]);
+    assert_eq!(acts[1].subject, intent(2).run_key.to_string());
 }
 
 /// The latch falls while an emission is under way: it may still ask, and it must not send again.
@@ -359,13 +508,13 @@ async fn a_latch_that_falls_between_attempts_stops_the_next_one() {
     let emitter = d.clone();
     let emission = tokio::spawn(async move { emitter.deliver(intent(1)).await.unwrap() });
     peer.came.notified().await;
-    d.latch_off("a planted breach".into()).await;
+    d.latch_off("invariant", "a planted breach".into()).await;
     hand.advance(Duration::from_millis(400));
     let outcome = emission.await.unwrap().outcome;
     assert!(matches!(outcome, Outcome::Held { unknown: false, .. }), "{outcome:?}");
     assert_eq!(peer.log.lock().unwrap().iter().map(|line| &line[..1]).collect::<String>(), "PG");
     assert!(d.release_latch("the breach was planted".into()).await.unwrap());
     let settled = |_: &Intent, delivered: &Delivered| assert!(delivered.is_settled());
-    d.reemit_once(&mut Schedule::default(), &settled).await.unwrap();
-    assert_eq!((d.quarantine().depth(), peer.ledger.count().unwrap()), (0, 1));
+    d.reemit_once(&mut Schedule::default(), &settled).await;
+    assert_eq!((d.spool().depth(), peer.ledger.count().unwrap()), (0, 1));
 }

@@ -1,6 +1,6 @@
 //! Time by hand, dice with a seed, and intents.
 
-use rewarder_model::world::{BoxFuture, Clock, Entropy};
+use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
@@ -128,5 +128,19 @@ impl Clock for PatientClock {
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         if duration < LONG { HastyClock(self.0.clone()).sleep(duration) } else { self.0.sleep(duration) }
+    }
+}
+
+/// The runtime of the test.
+pub(crate) struct Tokio;
+
+impl Spawn for Tokio {
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        tokio::spawn(future);
+    }
+
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, bool> {
+        let task = tokio::task::spawn_blocking(work);
+        Box::pin(async move { task.await.is_ok() })
     }
 }

@@ -326,7 +326,7 @@ fn names_that_look_like_paths_are_only_names() {
 /// Amnesia opens no file, not even an unnamed one: the code of that disk has no way to.
 #[test]
 fn memory_writes_no_file() {
-    let code = include_str!("../disk/memory.rs");
+    let code = include_str!("../../../model/src/world/disk/memory.rs");
     assert!(!code.contains("fs::") && !code.contains("std::os") && !code.contains("File::"));
     let store = Store::open(&StoreConfig { dir: None, store_bytes_max: LIMIT }).unwrap();
     upload(&store, &tenant("a"), Kind::Snapshot, &[1; 70_000]).unwrap();

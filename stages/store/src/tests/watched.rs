@@ -124,6 +124,21 @@ impl Disk for Watched {
         }))
     }
 
+    fn append(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
+        let under = self.under.append(path)?;
+        Ok(Box::new(WatchedFile {
+            under,
+            path: path.into(),
+            left: self.left.clone(),
+            state: self.state.clone(),
+        }))
+    }
+
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        self.change("truncate", path)?;
+        self.under.truncate(path, len)
+    }
+
     fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
         self.under.open(path)
     }

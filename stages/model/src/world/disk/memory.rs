@@ -55,6 +55,21 @@ impl Bytes {
         }
     }
 
+    fn truncate(&mut self, len: u64) {
+        let Ok(keep) = usize::try_from(len) else { return };
+        if len >= self.len {
+            return;
+        }
+        self.segments.truncate(keep.div_ceil(SEGMENT_BYTES));
+        let before = self.segments.len().saturating_sub(1) * SEGMENT_BYTES;
+        if let Some(last) = self.segments.last_mut() {
+            let cut = keep.saturating_sub(before).min(last.len());
+            last[cut..].fill(0);
+            last.truncate(cut);
+        }
+        self.len = len;
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> usize {
         let Ok(offset) = usize::try_from(offset) else { return 0 };
         let mut done = 0;
@@ -154,6 +169,23 @@ impl Disk for MemoryDisk {
         let file = Arc::new(RwLock::new(Bytes::default()));
         insert(&mut self.tree(), path, Node::File(file.clone()))?;
         Ok(Box::new(file))
+    }
+
+    fn append(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
+        match self.tree().get(path) {
+            Some(Node::File(file)) => Ok(Box::new(file.clone())),
+            _ => Err(missing()),
+        }
+    }
+
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        match self.tree().get(path) {
+            Some(Node::File(file)) => {
+                file.write().unwrap_or_else(PoisonError::into_inner).truncate(len);
+                Ok(())
+            }
+            _ => Err(missing()),
+        }
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
@@ -289,6 +321,13 @@ mod tests {
             assert_eq!(n, buf.len().min(all.len().saturating_sub(at)));
         }
         assert_eq!(bytes.read_at(u64::MAX, &mut [0]), 0);
+        for len in [all.len() + 1, SEGMENT_BYTES * 2 + 5, SEGMENT_BYTES * 2, SEGMENT_BYTES - 1, 0] {
+            bytes.truncate(len as u64);
+            let len = len.min(all.len());
+            let mut buf = vec![0; all.len()];
+            assert_eq!((bytes.len, bytes.read_at(0, &mut buf)), (len as u64, len));
+            assert_eq!(buf[..len], all[..len]);
+        }
     }
 
     #[test]

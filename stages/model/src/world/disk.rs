@@ -1,4 +1,4 @@
-//! The port to a file system: the few operations that the laws of the store need, and nothing else.
+//! The port to a file system: the few operations that the laws of store and emit need, and nothing else.
 //!
 //! The law that every implementation keeps: [`Disk::link`] and [`Disk::make_dir`] never replace anything, and
 //! exactly one of several callers succeeds; [`Disk::rename`] replaces a file at once or not at all, and never
@@ -18,12 +18,16 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A file system, as far as the store needs one.
+/// A file system, as far as the house needs one.
 pub trait Disk: Send + Sync + 'static {
     /// Makes one directory; `AlreadyExists` if the name is taken.
     fn make_dir(&self, path: &Path) -> io::Result<()>;
     /// Creates a file for writing; `AlreadyExists` if the name is taken.
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn WriteFile>>;
+    /// Opens a file that is there for appending.
+    fn append(&self, path: &Path) -> io::Result<Box<dyn WriteFile>>;
+    /// Cuts a file to its first `len` bytes; durable when it returns.
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()>;
     /// Opens a file for reading.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>>;
     /// Gives the file `from` a second name; `AlreadyExists` if the name is taken.
@@ -76,4 +80,28 @@ pub struct Entry {
     pub is_dir: bool,
     /// Bytes of a file; 0 for a directory.
     pub len: u64,
+}
+
+/// All bytes of a file, `None` if there is none; for files that are small by their own law.
+///
+/// # Errors
+/// The disk's, or `InvalidData` if the file is longer than `limit`.
+pub fn read_whole(disk: &dyn Disk, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let len = usize::try_from(file.len()).ok().filter(|len| *len as u64 <= limit);
+    let len =
+        len.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is too long to be ours"))?;
+    let mut bytes = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        match file.read_at(done as u64, &mut bytes[done..])? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    bytes.truncate(done);
+    Ok(Some(bytes))
 }

@@ -1,0 +1,60 @@
+//! The real emission code in a simulated world. `--seeds N [--first S]` plays runs and prints figures; `--seed S` plays
+//! one and prints what happened.
+
+mod disk;
+mod ledger;
+mod run;
+mod world;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let number = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1)?.parse::<u64>().ok()
+    };
+    #[cfg(feature = "plant")]
+    if arguments.iter().any(|argument| argument == "--plants") {
+        let mut missed = 0;
+        for name in rewarder_emit::plant::ALL {
+            rewarder_emit::plant::plant(Some(name));
+            let caught = (0..2000).find_map(|seed| Some((seed + 1, run::run(seed, false).broken?)));
+            missed += u32::from(caught.is_none());
+            println!("{name:28} {caught:?}");
+        }
+        return if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let Some(seed) = number("--seed") {
+        let report = run::run(seed, true);
+        report.trace.iter().for_each(|line| println!("{line}"));
+        println!("seed {seed}: hash {:016x}, {:?}", report.hash, report.broken);
+        return if report.broken.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
+    let Some(seeds) = number("--seeds") else {
+        eprintln!("usage: rewarder-simulation --seeds N [--first S] | --seed S");
+        return ExitCode::FAILURE;
+    };
+    let first = number("--first").unwrap_or(0);
+    let begun = Instant::now();
+    let (mut failed, mut settled) = (0_u64, 0);
+    let mut faults = BTreeMap::<_, u64>::new();
+    for seed in first..first.saturating_add(seeds) {
+        let report = run::run(seed, false);
+        settled += report.settled;
+        for (kind, n) in report.faults {
+            *faults.entry(kind).or_default() += n;
+        }
+        if let Some(broken) = report.broken {
+            failed += 1;
+            println!("seed {seed}: {broken}\n  replay: cargo run -p rewarder-simulation -- --seed {seed}");
+        }
+    }
+    let millis = begun.elapsed().as_millis().max(1);
+    let rate = u128::from(seeds) * 1000 / millis;
+    println!("{seeds} seeds, {rate} seeds/s, {settled} settlements, {failed} failed");
+    faults.iter().for_each(|(kind, n)| println!("  {n:>10}  {kind}"));
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
