@@ -11,7 +11,9 @@ use arc_swap::ArcSwap;
 use metrics::{Histogram, counter, histogram};
 use rewarder_admit::check::Pass;
 use rewarder_admit::single_flight::Follow;
-use rewarder_admit::{Checker, Inflight, Inside, Keyring, Limiter, Limits, LocalVerifier, SingleFlight};
+use rewarder_admit::{
+    Checker, Inflight, Inside, Keyring, Limiter, Limits, LocalVerifier, SingleFlight, Verifier,
+};
 use rewarder_emit::{
     AttestKey, Audit, BreakerConfig, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
     HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, QuarantineConfig, ReemitConfig, Spool, Surroundings,
@@ -216,6 +218,26 @@ pub async fn deliverer_with(
     Ok(Deliverer::new(around, delivery, ReemitConfig::default(), breaker(settings)))
 }
 
+/// The verifier as it should be, or, in a build for tests whose environment says `RON_PLANT=silent-verifier`, one that
+/// never answers, as one upstream may.
+fn asked(verifier: &Arc<LocalVerifier>) -> Arc<dyn Verifier> {
+    #[cfg(feature = "plant")]
+    if std::env::var("RON_PLANT").is_ok_and(|fault| fault == "silent-verifier") {
+        struct Silent;
+        impl Verifier for Silent {
+            fn verify<'a>(
+                &'a self,
+                _: &'a str,
+                _: Duration,
+            ) -> BoxFuture<'a, Result<rewarder_admit::Grant, rewarder_admit::Denied>> {
+                Box::pin(std::future::pending())
+            }
+        }
+        return Arc::new(Silent);
+    }
+    verifier.clone()
+}
+
 fn limits(settings: &Settings) -> Limits {
     // Counts are between 1 and a million.
     let rate = |count: config::Count| NonZeroU32::new(count.0 as u32).unwrap_or(NonZeroU32::MIN);
@@ -302,7 +324,7 @@ impl Service {
         let (entry, pipeline) = pipeline::start(&engine, &settings.stages);
         let service = Arc::new(Self {
             controls: pipeline.controls(),
-            checker: Checker::new(verifier.clone(), clock.clone(), settings.cap_budget_ms.into()),
+            checker: Checker::new(asked(&verifier), clock.clone(), settings.cap_budget_ms.into()),
             verifier,
             limiter: Limiter::new(limits(&settings), clock.clone()),
             inflight: Inflight::new(nonzero(settings.max_inflight)),

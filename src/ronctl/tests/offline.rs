@@ -217,7 +217,7 @@ fn capabilities_are_minted_narrowed_looked_at_and_outlive_a_rotation() {
 
     let rotated = desk.words("cap rotate --keys keys.json").ends(0);
     rotated.says("key k2 added");
-    rotated.says("Tokens of k1 stay valid");
+    rotated.says("key k1 verifies until");
     desk.words(&format!("cap inspect {token} --keys keys.json")).ends(0).says("it verifies with these keys");
     let new = desk.ronctl(&[
         "cap",
