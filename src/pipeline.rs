@@ -29,6 +29,7 @@ use rewarder_model::{
 };
 use rewarder_reward::Outcome;
 use rewarder_store::{Claim, Kind, MANIFEST, Object, Part, Store, StoreError};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -149,7 +150,7 @@ pub struct Done {
 }
 
 /// Milliseconds by stage.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Timings {
     /// Verify, decode, score.
     pub decode: f64,
@@ -166,7 +167,7 @@ fn millis(duration: Duration) -> f64 {
 }
 
 /// The answer of contract §6, for HTTP and for `run --json`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct AnswerBody<'a> {
     epoch_id: &'a EpochId,
     tenant: &'a TenantId,
@@ -182,7 +183,7 @@ pub struct AnswerBody<'a> {
     timings_ms: Timings,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct LedgerAnswer {
     result: LedgerResult,
 }

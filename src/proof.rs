@@ -8,14 +8,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root};
 use rewarder_model::Cid;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Bytes of a BLAKE3 chunk.
 const CHUNK_BYTES: u64 = 1024;
 
-/// `{root, length, offset, len, slice}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// That a range of the canonical text belongs to its root: a Bao slice (contract §5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Proof {
     /// CID of the whole text.
@@ -27,6 +28,7 @@ pub struct Proof {
     /// Bytes of the range.
     pub len: u64,
     /// Base64 of the Bao slice.
+    #[schemars(pattern("^[A-Za-z0-9+/]*={0,2}$"))]
     pub slice: String,
 }
 

@@ -2,9 +2,10 @@
 
 use crate::epoch::Names;
 use rewarder_decode::ActorRows;
-use rewarder_model::Policy;
+use rewarder_model::{Amount, Policy};
 use rewarder_reward::rounding::Rule;
 use rewarder_reward::{Derivation, Outcome, Payer};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -32,7 +33,7 @@ impl Kept {
 }
 
 /// A fraction and its decimal, cut after nine digits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Exact {
     /// `numerator/denominator` in lowest terms; the numerator may have 77 digits.
     pub fraction: String,
@@ -41,7 +42,7 @@ pub struct Exact {
 }
 
 /// Work in one category.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Work {
     /// The category.
     pub category: String,
@@ -54,7 +55,7 @@ pub struct Work {
 }
 
 /// What became of the share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Not in the epoch at all.
@@ -74,13 +75,14 @@ pub enum Verdict {
 }
 
 /// The answer, as JSON and (by `Display`) in words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Why {
     /// Who.
     pub actor: String,
     /// What became of it.
     pub verdict: Verdict,
     /// What is paid, in minor units.
+    #[schemars(with = "Amount")]
     pub payout_minor_units: String,
     /// What for.
     pub work: Vec<Work>,
@@ -104,29 +106,34 @@ pub struct Why {
 }
 
 /// The numbers of a run: `share = pot × score / base`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunNumbers {
     /// `share` or `tariff`.
     pub mode: Cow<'static, str>,
     /// `floor`, `half_even` or `largest_remainder`.
     pub rounding: Cow<'static, str>,
     /// The budget.
+    #[schemars(with = "Amount")]
     pub budget_minor_units: String,
     /// What the uncapped share.
+    #[schemars(with = "Amount")]
     pub pot_minor_units: String,
     /// The scores of those, a decimal; in tariff mode 1.
     pub base_score: String,
     /// Below this nothing is paid.
+    #[schemars(with = "Amount")]
     pub min_payout_minor_units: String,
     /// The cap of an actor.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Amount>")]
     pub actor_cap_minor_units: Option<String>,
 }
 
 /// How far a share is from the smallest payout.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Short {
     /// The smallest payout.
+    #[schemars(with = "Amount")]
     pub min_payout_minor_units: String,
     /// `min_payout - share`.
     pub minor_units: String,
@@ -137,9 +144,10 @@ pub struct Short {
 }
 
 /// The cap's doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CapStory {
     /// The cap.
+    #[schemars(with = "Amount")]
     pub cap_minor_units: String,
     /// In which round, from 1; none if there were too many to retell, or if the cap came after the sharing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,6 +159,7 @@ pub struct CapStory {
     pub excess: Cow<'static, str>,
     /// How much that was, where it is known: `share_before - cap`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Amount>")]
     pub excess_minor_units: Option<String>,
 }
 

@@ -20,6 +20,7 @@ use rewarder_admit::Scope;
 use rewarder_decode::actor_rows;
 use rewarder_model::{Cid, Manifest, Policy, Reason, TenantId};
 use rewarder_store::{Kind, MANIFEST, Object, Run};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::sync::Arc;
@@ -27,10 +28,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// A representation: media type, how it is made.
-type Representation = (&'static str, Option<Form>);
+pub(super) type Representation = (&'static str, Option<Form>);
 
 /// What there is, the canonical text first: it is what `*/*` gets.
-const REPRESENTATIONS: [Representation; 5] = [
+pub(super) const REPRESENTATIONS: [Representation; 5] = [
     ("text/tab-separated-values", None),
     ("application/vnd.apache.arrow.file", None),
     ("application/vnd.apache.arrow.stream", Some(Form::ArrowStream)),
@@ -167,8 +168,8 @@ impl Seek for Seeking {
 }
 
 /// One actor's answer: the explanation, and what proves its payout.
-#[derive(Serialize)]
-struct ActorAnswer {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ActorAnswer {
     #[serde(flatten)]
     why: Why,
     proof: Proof,

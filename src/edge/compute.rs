@@ -8,29 +8,32 @@ use http::header::{HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 use rewarder_admit::Scope;
 use rewarder_model::{Cid, EpochId, PolicyId, Reason};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Longest note.
 const NOTES_CHARS_MAX: usize = 1024;
 
-/// The body of the request; `schemas/compute.json` is its schema.
-#[derive(Debug, Deserialize)]
+/// What to compute: a sealed snapshot and a policy, both stored before.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ComputeRequest {
+pub(super) struct ComputeRequest {
     inputs_cid: Cid,
     policy_id: PolicyId,
     policy_hash: Cid,
     #[serde(default)]
     dry_run: bool,
     #[serde(default)]
+    #[schemars(length(max = NOTES_CHARS_MAX))]
     notes: Option<String>,
 }
 
 /// The answer while a job runs on.
-#[derive(Serialize)]
-struct Running<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Running<'a> {
     epoch_id: &'a EpochId,
     run_key: Cid,
+    #[schemars(extend("const" = "running"))]
     status: &'static str,
     quarantine: bool,
 }

@@ -9,6 +9,7 @@ pub mod admin;
 mod allocations;
 mod body;
 mod compute;
+pub mod contract;
 mod epochs;
 mod places;
 mod problem;
@@ -161,24 +162,18 @@ async fn route(context: Context) -> Result<Response<Body>> {
         }
         ["openapi.json"] => {
             allow(get, "GET")?;
-            Ok(bytes_response(
-                "application/json",
-                Bytes::from_static(include_bytes!("../../schemas/openapi.json")),
-            ))
+            Ok(bytes_response("application/json", contract::OPENAPI))
         }
         ["schema", "compute.json"] => {
             allow(get, "GET")?;
-            Ok(bytes_response(
-                "application/schema+json",
-                Bytes::from_static(include_bytes!("../../schemas/compute.json")),
-            ))
+            Ok(bytes_response("application/schema+json", contract::COMPUTE))
         }
         _ => Err(Refusal::new(Reason::NotFound, "there is no route of this path; /openapi.json lists them")),
     }
 }
 
 /// What this program is.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
 pub struct Version {
     name: &'static str,
     version: &'static str,

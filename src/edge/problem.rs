@@ -6,18 +6,22 @@ use crate::telemetry::REJECTED_TOTAL;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use rewarder_model::Reason;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Seconds to wait where nobody knows better.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// `application/problem+json`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Problem<'a> {
+    #[schemars(pattern("^urn:svc-rewarder:problem:[a-z_]+$"))]
     r#type: String,
     title: &'static str,
+    #[schemars(range(min = 400, max = 599))]
     status: u16,
     detail: &'a str,
+    #[schemars(with = "Reason")]
     reason: &'static str,
     corr_id: &'a str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]

@@ -11,13 +11,14 @@ use http::{Response, StatusCode};
 use rewarder_admit::Scope;
 use rewarder_model::{Cid, Policy, PolicyId, Reason};
 use rewarder_store::{Bound, Kind, Put, Writer};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Media types of a snapshot.
 pub const SNAPSHOT_TYPES: &[&str] = &["application/vnd.apache.arrow.stream", "application/octet-stream"];
 
-#[derive(Serialize)]
-struct Stored {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Stored {
     cid: Cid,
     bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,10 +1,11 @@
 //! Signatures over a commitment, kept beside the manifest and never in it (contract §5).
 
 use crate::cid::Cid;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What this service vouches for: signatures over the ASCII text of one commitment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attestation {
     /// The manifest's CID; the signed bytes are `svc-rewarder|attestation|v1|{commitment}`.
     pub commitment: Cid,
@@ -13,7 +14,7 @@ pub struct Attestation {
 }
 
 /// One key's signature.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Signature {
     /// `Ed25519` (RFC 8032).
     pub algorithm: String,

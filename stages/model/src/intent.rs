@@ -3,11 +3,12 @@
 use crate::cid::Cid;
 use crate::money::Amount;
 use crate::name::{Asset, EpochId, TenantId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// One payout for one epoch, keyed by `run_key`; settled at most once for each (tenant, epoch).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Intent {
     /// Idempotency key: the same computation has the same key everywhere and for ever.
@@ -33,7 +34,7 @@ pub struct Intent {
 }
 
 /// What became of an intent, as the answer to a compute request says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LedgerResult {
     /// Settled now.

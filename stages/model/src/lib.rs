@@ -17,6 +17,7 @@ pub mod name;
 pub mod names;
 pub mod policy;
 pub mod reason;
+pub mod schema;
 pub mod snapshot;
 pub mod world;
 

@@ -7,6 +7,7 @@ use crate::cid::Cid;
 use crate::money::Amount;
 use crate::name::{Asset, EpochId, PolicyId, TenantId};
 use crate::reason::Reason;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The value of `schema`.
@@ -15,7 +16,7 @@ pub const SCHEMA: &str = "rewarder.manifest.v1";
 pub const KERNEL: &str = "v1";
 
 /// `rewarder.manifest.v1`. Fields stand in the order of their names: that is what makes serde's output canonical.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// CID of the canonical allocations.
@@ -25,6 +26,7 @@ pub struct Manifest {
     /// What went in.
     pub inputs: Inputs,
     /// The version of the arithmetic.
+    #[schemars(extend("const" = KERNEL))]
     pub kernel: String,
     /// The rule that was applied.
     pub policy: PolicyRef,
@@ -34,6 +36,7 @@ pub struct Manifest {
     /// Identity of the computation.
     pub run_key: Cid,
     /// [`SCHEMA`].
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: String,
     /// Payable or not.
     pub status: Status,
@@ -44,7 +47,7 @@ pub struct Manifest {
 }
 
 /// The sealed snapshot and its size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Inputs {
     /// Distinct actors among the rows.
@@ -56,7 +59,7 @@ pub struct Inputs {
 }
 
 /// The policy by hash and by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyRef {
     /// CID of the policy file's bytes.
@@ -66,7 +69,7 @@ pub struct PolicyRef {
 }
 
 /// The sums of a run, in minor units.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Totals {
     /// What is paid.
@@ -87,7 +90,7 @@ pub struct Totals {
 }
 
 /// Whether the run can be paid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It can.
@@ -97,7 +100,7 @@ pub enum Status {
 }
 
 /// Why a run is unpayable: a verdict on the inputs, never a fault of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unpayable {
     /// The total of the scores reaches 10^38.

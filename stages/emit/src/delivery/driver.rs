@@ -19,6 +19,7 @@ use crate::metrics::Meters;
 use crate::spool::{Entry, Hold, Spool, State};
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent, LedgerResult};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -112,12 +113,18 @@ pub struct Delivered {
     pub volatile: bool,
 }
 
-#[derive(Serialize)]
+/// What became of the last emission of a run.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Delivery")]
 struct DeliveryRecord<'a> {
+    #[schemars(extend("const" = "rewarder.delivery.v1"))]
     schema: &'static str,
     run_key: &'a Cid,
     commitment: &'a Cid,
+    /// `dropped` by an operator; the others by the ledger or for want of it.
+    #[schemars(extend("enum" = ["accepted", "dup", "conflict", "foreign_dup", "refused", "held", "dropped"]))]
     result: &'static str,
+    /// What the ledger has instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     stored: Option<Record>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,6 +137,11 @@ struct DeliveryRecord<'a> {
 }
 
 impl Delivered {
+    /// The schema of the delivery record.
+    pub fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        generator.subschema_for::<DeliveryRecord<'static>>()
+    }
+
     /// The word of the compute answer.
     pub const fn ledger_result(&self) -> LedgerResult {
         match self.outcome {

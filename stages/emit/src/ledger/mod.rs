@@ -15,6 +15,7 @@ pub use url::{LedgerUrl, LedgerUrlError};
 
 use rewarder_model::world::BoxFuture;
 use rewarder_model::{Cid, Intent};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub enum Answer {
 }
 
 /// What stands in a ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     /// The run that was settled.
     pub run_key: Cid,
