@@ -44,7 +44,7 @@ const PARTS_UNDER_WAY: usize = 4;
 const PART_BYTES: usize = 64 * 1024;
 
 /// The first representation of the highest quality that the `Accept` header allows (RFC 9110 §12.5.1).
-fn accepted(accept: &str) -> Option<Representation> {
+pub(super) fn accepted(accept: &str) -> Option<Representation> {
     let quality = |parameters: &str| {
         let q = parameters.split(';').find_map(|p| p.trim().strip_prefix("q=").map(str::trim)).unwrap_or("1");
         // Thousandths; three digits at most, as the RFC has them.

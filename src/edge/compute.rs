@@ -5,7 +5,7 @@ use crate::pipeline::{Answer, Done};
 use crate::refusal::Refusal;
 use crate::service::Ask;
 use http::header::{HeaderValue, LOCATION};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use rewarder_admit::Scope;
 use rewarder_model::{Cid, EpochId, PolicyId, Reason};
 use schemars::JsonSchema;
@@ -43,8 +43,8 @@ pub async fn compute(mut context: Context, epoch: &str) -> Result<Response<Body>
     let (pass, epoch) = context.pass_for_epoch(Scope::Run, epoch).await?;
     let inside = context.service.enter()?;
     context.media_type(&["application/json"])?;
-    let asked_by_query = dry_run_by_query(&context)?;
-    let respond_async = prefers_async(&context);
+    let asked_by_query = dry_run_by_query(&context.request)?;
+    let respond_async = prefers_async(&context.request);
     let bytes = context.small_body().await?;
     let request = parse(&bytes)?;
     if request.notes.as_ref().is_some_and(|notes| notes.chars().count() > NOTES_CHARS_MAX) {
@@ -87,7 +87,7 @@ pub async fn compute(mut context: Context, epoch: &str) -> Result<Response<Body>
 }
 
 /// Reads the body. Serde's own messages would repeat what they read, so only the place is taken from them.
-fn parse(bytes: &[u8]) -> Result<ComputeRequest> {
+pub(super) fn parse(bytes: &[u8]) -> Result<ComputeRequest> {
     // An array would pass for the object, field by field in order; the contract has objects only.
     let object = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     if object {
@@ -109,9 +109,9 @@ fn parse(bytes: &[u8]) -> Result<ComputeRequest> {
     Err(Refusal::new(Reason::Schema, "the body is not a JSON object; see /schema/compute.json"))
 }
 
-fn dry_run_by_query(context: &Context) -> Result<bool> {
+pub(super) fn dry_run_by_query<B>(request: &Request<B>) -> Result<bool> {
     let mut dry_run = false;
-    for (name, value) in query(&context.request) {
+    for (name, value) in query(request) {
         match (&*name, value) {
             ("dry_run", "true") => dry_run = true,
             ("dry_run", "false") => {}
@@ -130,8 +130,8 @@ fn dry_run_by_query(context: &Context) -> Result<bool> {
 }
 
 /// RFC 7240 `Prefer: respond-async`.
-fn prefers_async(context: &Context) -> bool {
-    let values = context.request.headers().get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+pub(super) fn prefers_async<B>(request: &Request<B>) -> bool {
+    let values = request.headers().get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|preference| {
         preference.split(';').next().is_some_and(|token| token.trim().eq_ignore_ascii_case("respond-async"))
     })

@@ -11,6 +11,8 @@ mod body;
 mod compute;
 pub mod contract;
 mod epochs;
+#[doc(hidden)]
+pub mod hostile;
 mod places;
 mod problem;
 mod seal;
@@ -81,7 +83,7 @@ pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Respon
     response
 }
 
-fn corr_id(request: &Request<Incoming>) -> String {
+fn corr_id<B>(request: &Request<B>) -> String {
     let sane = |text: &&str| {
         (1..=CORR_ID_CHARS_MAX).contains(&text.len())
             && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'))
@@ -98,7 +100,7 @@ fn corr_id(request: &Request<Incoming>) -> String {
 
 /// Refuses a request whose host two readers could read in two ways (RFC 9112 §3.2): a proxy before us may have let it in
 /// under the other name. Lengths that contradict each other never come here: hyper refuses them and closes.
-fn one_host(request: &Request<Incoming>) -> Result<()> {
+fn one_host<B>(request: &Request<B>) -> Result<()> {
     let mut hosts = request.headers().get_all(http::header::HOST).into_iter();
     let (host, second) = (hosts.next(), hosts.next());
     let named = request.uri().authority().map(http::uri::Authority::as_str);
@@ -236,7 +238,7 @@ fn decoded(segment: &str) -> Result<String> {
 }
 
 /// The values of a query parameter.
-fn query<'a>(request: &'a Request<Incoming>) -> impl Iterator<Item = (Cow<'a, str>, &'a str)> {
+fn query<B>(request: &Request<B>) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
     request.uri().query().unwrap_or("").split('&').filter(|part| !part.is_empty()).map(|part| {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         (Cow::Borrowed(name), value)
