@@ -21,7 +21,11 @@ fn every_committed_input_holds() {
         paths.sort();
         assert!(paths.len() >= 5, "{} has hardly a corpus", folder.display());
         let bytes: u64 = paths.iter().map(|path| path.metadata().unwrap().len()).sum();
-        assert!(bytes < 64 * 1024, "{} holds {bytes} bytes: a corpus is to be a few kilobytes", folder.display());
+        assert!(
+            bytes < 64 * 1024,
+            "{} holds {bytes} bytes: a corpus is to be a few kilobytes",
+            folder.display()
+        );
         for path in paths {
             // The test's name is not the input's; the output of a failure is.
             eprintln!("{}", path.display());
@@ -41,7 +45,8 @@ fn seeds_reach_what_they_are_for() {
     let text = targets::proved_table();
     let root = rewarder_model::Cid::of(text);
     for actor in ["actor-0000", "actor-0100", "actor-0101", "actor-0318", "zzz", "a"] {
-        let proof = svc_rewarder::proof::prove(text, root, &svc_rewarder::proof::find(text, actor.as_bytes()));
+        let proof =
+            svc_rewarder::proof::prove(text, root, &svc_rewarder::proof::find(text, actor.as_bytes()));
         assert!(proof.verify(&root, actor.as_bytes()).is_ok(), "{actor}");
         let seed = format!("{actor}\n{}", serde_json::to_string(&proof).unwrap());
         seeds.push(("proof", actor.to_owned(), seed.into_bytes()));

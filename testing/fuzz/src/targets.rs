@@ -5,7 +5,9 @@
 
 use http::Request;
 use rewarder_admit::capability::{Caveat, Keyring, attenuate, bind, inspect};
-use rewarder_decode::{DecodeError, Decoded, Dictionary, Progress, RowSink, Rows, actor_rows, decode, header_of};
+use rewarder_decode::{
+    DecodeError, Decoded, Dictionary, Progress, RowSink, Rows, actor_rows, decode, header_of,
+};
 use rewarder_model::{Amount, Cid, Manifest, Policy, SnapshotHeader};
 use rewarder_seal::{Bounds, Input, SealOptions, Silent, examine};
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,7 +69,9 @@ impl RowSink for Sums {
 }
 
 fn decoded(bytes: &[u8], expected: Option<Cid>) -> Result<Decoded<Lane>, DecodeError> {
-    decode(bytes, expected, &Progress::default(), |_: &SnapshotHeader, _: &Dictionary, _: &Dictionary| Some(Sums))
+    decode(bytes, expected, &Progress::default(), |_: &SnapshotHeader, _: &Dictionary, _: &Dictionary| {
+        Some(Sums)
+    })
 }
 
 /// Nothing is said of bytes that are not the ones asked for; what decodes decodes to the same, whoever asks; and the other two
@@ -104,7 +108,8 @@ fn snapshot(bytes: &[u8]) {
     let sorted = snapshot.actors.order().is_none();
     for index in 0..snapshot.actors.len().min(3) {
         let name = snapshot.actors.value(index);
-        let found = actor_rows(bytes, name, sorted).unwrap_or_else(|e| panic!("decoded, and then not found: {e}"));
+        let found =
+            actor_rows(bytes, name, sorted).unwrap_or_else(|e| panic!("decoded, and then not found: {e}"));
         let Some(found) = found else { panic!("a name of the dictionary is not found") };
         let own = || sums.iter().filter(|((actor, _), _)| *actor as usize == index);
         assert_eq!(found.rows, own().map(|(_, (rows, _))| rows).sum::<u64>());
@@ -169,15 +174,23 @@ fn keyring() -> &'static Keyring {
 /// What each genuine token says, beside its location, which no signature covers.
 fn genuine() -> &'static BTreeSet<(String, Vec<String>)> {
     static SAID: OnceLock<BTreeSet<(String, Vec<String>)>> = OnceLock::new();
-    SAID.get_or_init(|| genuine_tokens().iter().map(|token| said(token).expect("it was minted here")).collect())
+    SAID.get_or_init(|| {
+        genuine_tokens().iter().map(|token| said(token).expect("it was minted here")).collect()
+    })
 }
 
 /// Tokens that verify: seeds of the corpus.
 pub fn genuine_tokens() -> Vec<String> {
     let caveat = |text: &str| text.parse::<Caveat>().expect("a caveat of the contract");
-    let first = keyring().mint(&[caveat("tenant = acme"), caveat("scope = rewarder.run rewarder.inspect")], &Counting);
+    let first = keyring()
+        .mint(&[caveat("tenant = acme"), caveat("scope = rewarder.run rewarder.inspect")], &Counting);
     let first = first.expect("a tenant and a scope are there");
-    let more = ["epoch_prefix = 2026-", "expires = 2036-01-01T00:00:00Z", "max_pool_minor_units = 9", "dry_run = true"];
+    let more = [
+        "epoch_prefix = 2026-",
+        "expires = 2036-01-01T00:00:00Z",
+        "max_pool_minor_units = 9",
+        "dry_run = true",
+    ];
     let mut tokens = vec![first];
     for text in more {
         let narrowed = attenuate(&tokens[tokens.len() - 1], &caveat(text));
@@ -282,7 +295,8 @@ fn config(bytes: &[u8]) {
 /// `ronctl replay` and `diff`: what is compared is told without moving a cursor; a manifest is canonical in one way.
 fn manifest(bytes: &[u8]) {
     use ronctl::replay::{differences, not_canonical, object, told};
-    const OURS: &str = r#"{"kernel":"v1","totals":{"recipients":2,"payout_minor_units":"7"},"tenant":"acme"}"#;
+    const OURS: &str =
+        r#"{"kernel":"v1","totals":{"recipients":2,"payout_minor_units":"7"},"tenant":"acme"}"#;
     if let Some(theirs) = object(bytes) {
         let ours = object(OURS.as_bytes()).unwrap_or_default();
         let found = differences(&ours, &theirs);
@@ -303,7 +317,9 @@ fn manifest(bytes: &[u8]) {
 /// The table whose proofs are the corpus: more than two chunks, so that there is a tree.
 pub fn proved_table() -> &'static [u8] {
     static TEXT: OnceLock<Vec<u8>> = OnceLock::new();
-    TEXT.get_or_init(|| (0..160).flat_map(|i| format!("actor-{:04}\t{}\n", 2 * i, i * 31 + 1).into_bytes()).collect())
+    TEXT.get_or_init(|| {
+        (0..160).flat_map(|i| format!("actor-{:04}\t{}\n", 2 * i, i * 31 + 1).into_bytes()).collect()
+    })
 }
 
 /// Whatever a proof looks like, it shows what the table says or nothing. The first line names the actor.
@@ -348,7 +364,8 @@ fn sealed(bytes: &[u8]) {
         let input = Input::Reader(Box::new(bytes));
         examine(input, &options(bounds), &Silent).map_err(|e| e.to_string())
     };
-    let usual = Bounds { record_bytes_max: 512, ..Bounds::default() };
+    // One block holds the whole of any input here; the usual half a megabyte would be all that an execution does.
+    let usual = Bounds { record_bytes_max: 512, block_bytes: 4096, ..Bounds::default() };
     let whole = read(usual);
     if let Err(message) = &whole {
         fit_to_print(message);
