@@ -5,7 +5,7 @@
 use super::{Result, allocations, body, compute, corr_id, decoded, epochs, one_host};
 use crate::refusal::Refusal;
 use http::Request;
-use http::header::{ACCEPT, AUTHORIZATION};
+use http::header::AUTHORIZATION;
 use rewarder_model::{Cid, EpochId, PolicyId};
 
 /// Takes a body out of its encoding: 0 none, 1 gzip, 2 deflate, 3 zstd.
@@ -50,9 +50,9 @@ pub fn request_head(request: &Request<()>) -> std::result::Result<String, Refusa
             let _ = rewarder_model::name::check_actor(text.as_bytes());
         }
         let headers = request.headers();
-        let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+        let accept = allocations::accept_of(headers);
         let _ = (
-            allocations::accepted(accept),
+            allocations::accepted(&accept),
             epochs::knows(request, "\"tag\""),
             compute::prefers_async(request),
         );

@@ -200,7 +200,15 @@ pub fn version() -> Version {
 impl Context {
     /// Lets the request in: capability with the route's scope, then the rate of its tenant.
     async fn pass(&self, scope: Scope) -> Result<Pass> {
-        let header = self.request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let mut headers = self.request.headers().get_all(AUTHORIZATION).into_iter();
+        let header = headers.next().and_then(|value| value.to_str().ok());
+        // Of two, a proxy before us may have looked at the other one.
+        if headers.next().is_some() {
+            return Err(Refusal::new(
+                Reason::Unauth,
+                "`Authorization` was sent more than once; send one capability",
+            ));
+        }
         let token = header.and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -223,7 +231,7 @@ impl Context {
 
 /// Percent-decodes a path segment.
 fn decoded(segment: &str) -> Result<String> {
-    let bad = || Refusal::new(Reason::Schema, "the path is not percent-encoded UTF-8");
+    let bad = || Refusal::new(Reason::Schema, "the path or query is not percent-encoded UTF-8");
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
     while let Some(byte) = rest.next() {
