@@ -396,6 +396,14 @@ pub fn load_for_batch(args: &ConfigArgs, environment: &Environment) -> Result<Se
     })
 }
 
+/// The settings of a file's text, without a file: what [`load`] makes of it.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str, environment: &Environment) -> Result<Settings, ConfigError> {
+    layers(None, environment, text, None, |_| {})
+}
+
 fn load_with(
     args: &ConfigArgs,
     environment: &Environment,

@@ -321,3 +321,20 @@ impl rewarder_emit::Ledger for Nobody {
         Box::pin(async { nobody() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also where a dead process has left a socket that everybody may use.
+    #[tokio::test]
+    async fn only_the_owner_may_speak_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = std::os::unix::net::UnixListener::bind(socket(dir.path())).unwrap();
+        std::fs::set_permissions(socket(dir.path()), std::fs::Permissions::from_mode(0o777)).unwrap();
+        drop(left);
+        let _listener = bind(dir.path()).unwrap();
+        let mode = std::fs::metadata(socket(dir.path())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY,
 };
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use rewarder_admit::Scope;
@@ -43,8 +43,15 @@ pub(super) const REPRESENTATIONS: [Representation; 5] = [
 const PARTS_UNDER_WAY: usize = 4;
 const PART_BYTES: usize = 64 * 1024;
 
+/// All `Accept` fields as one list (RFC 9110 §5.3); none, or an empty one, takes anything.
+pub(super) fn accept_of(headers: &HeaderMap) -> String {
+    let fields: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let all = fields.join(",");
+    if all.trim().is_empty() { "*/*".to_owned() } else { all }
+}
+
 /// The first representation of the highest quality that the `Accept` header allows (RFC 9110 §12.5.1).
-fn accepted(accept: &str) -> Option<Representation> {
+pub(super) fn accepted(accept: &str) -> Option<Representation> {
     let quality = |parameters: &str| {
         let q = parameters.split(';').find_map(|p| p.trim().strip_prefix("q=").map(str::trim)).unwrap_or("1");
         // Thousandths; three digits at most, as the RFC has them.
@@ -80,8 +87,7 @@ fn accepted(accept: &str) -> Option<Representation> {
 /// The whole table.
 pub async fn table(context: Context, epoch: &str) -> Result<Response<Body>> {
     let (pass, epoch) = context.pass_for_epoch(Scope::Inspect, epoch).await?;
-    let accept = context.request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
-    let Some((media_type, form)) = accepted(accept) else {
+    let Some((media_type, form)) = accepted(&accept_of(context.request.headers())) else {
         let known = REPRESENTATIONS.map(|(name, _)| name).join(", ");
         return Err(Refusal::new(Reason::NotAcceptable, format!("allocations come as {known}")));
     };

@@ -3,6 +3,7 @@
 use super::{Context, Result};
 use crate::refusal::Refusal;
 use bytes::Bytes;
+use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 /// A body that is compressed in one layer, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Encoding {
+pub(super) enum Encoding {
     Identity,
     Gzip,
     /// The zlib format, as HTTP means the word (RFC 9110 §8.4.1.2); raw deflate is refused.
@@ -23,35 +24,42 @@ enum Encoding {
 /// Largest window of a zstd frame, 2^23 bytes: what every encoder uses below its long modes.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
+/// Refuses a media type other than these; a request that names none is taken at its word.
+pub(super) fn media_type(headers: &HeaderMap, known: &[&str]) -> Result<()> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    if known.contains(&essence.as_str()) {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::MediaType, format!("this route reads {}", known.join(" or "))))
+}
+
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding> {
+    // A second field is a second layer (RFC 9110 §5.3): to read the first alone would be to read another body.
+    let mut values = headers.get_all(CONTENT_ENCODING).into_iter();
+    let Some(value) = values.next() else { return Ok(Encoding::Identity) };
+    if values.next().is_some() {
+        return Err(Refusal::new(Reason::MediaType, "a body is compressed in one layer at most"));
+    }
+    match value.to_str().unwrap_or("").trim().to_ascii_lowercase().as_str() {
+        "" | "identity" => Ok(Encoding::Identity),
+        "gzip" | "x-gzip" => Ok(Encoding::Gzip),
+        "deflate" => Ok(Encoding::Deflate),
+        "zstd" => Ok(Encoding::Zstd),
+        _ => Err(Refusal::new(
+            Reason::MediaType,
+            "a body is sent as it is, or with one Content-Encoding: gzip, deflate or zstd",
+        )),
+    }
+}
+
 impl Context {
-    /// Refuses a media type other than these; a request that names none is taken at its word.
     pub(super) fn media_type(&self, known: &[&str]) -> Result<()> {
-        let Some(value) = self.request.headers().get(CONTENT_TYPE) else { return Ok(()) };
-        let essence =
-            value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-        if known.contains(&essence.as_str()) {
-            return Ok(());
-        }
-        Err(Refusal::new(Reason::MediaType, format!("this route reads {}", known.join(" or "))))
+        media_type(self.request.headers(), known)
     }
 
     fn encoding(&self) -> Result<Encoding> {
-        // A second field is a second layer (RFC 9110 §5.3): to read the first alone would be to read another body.
-        let mut values = self.request.headers().get_all(CONTENT_ENCODING).into_iter();
-        let Some(value) = values.next() else { return Ok(Encoding::Identity) };
-        if values.next().is_some() {
-            return Err(Refusal::new(Reason::MediaType, "a body is compressed in one layer at most"));
-        }
-        match value.to_str().unwrap_or("").trim().to_ascii_lowercase().as_str() {
-            "" | "identity" => Ok(Encoding::Identity),
-            "gzip" | "x-gzip" => Ok(Encoding::Gzip),
-            "deflate" => Ok(Encoding::Deflate),
-            "zstd" => Ok(Encoding::Zstd),
-            _ => Err(Refusal::new(
-                Reason::MediaType,
-                "a body is sent as it is, or with one Content-Encoding: gzip, deflate or zstd",
-            )),
-        }
+        encoding(self.request.headers())
     }
 
     /// Refuses any encoding, for bodies that are verified as they are.
@@ -124,7 +132,7 @@ pub(super) fn too_big(limit: u64) -> Refusal {
     Refusal::new(Reason::BodyTooBig, format!("the body is larger than {limit} bytes"))
 }
 
-fn decompress(bytes: Vec<u8>, encoding: Encoding, limit: u64, ratio: u64) -> Result<Vec<u8>> {
+pub(super) fn decompress(bytes: Vec<u8>, encoding: Encoding, limit: u64, ratio: u64) -> Result<Vec<u8>> {
     let most = limit.min(ratio.saturating_mul(bytes.len() as u64));
     let bad = |_| Refusal::new(Reason::Schema, "the body is not what its Content-Encoding says");
     let (mut out, mut rest) = (Vec::new(), &bytes[..]);

@@ -1,12 +1,13 @@
 //! `POST /rewarder/epochs/{epoch_id}/compute`: a request becomes a job, and its answer a response.
 
-use super::{Body, Context, Result, json, query};
+use super::{Body, Context, Result, decoded, json, query};
 use crate::pipeline::{Answer, Done};
 use crate::refusal::Refusal;
 use crate::service::Ask;
 use http::header::{HeaderValue, LOCATION};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use rewarder_admit::Scope;
+use rewarder_model::cid::CidError;
 use rewarder_model::{Cid, EpochId, PolicyId, Reason};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,8 +44,8 @@ pub async fn compute(mut context: Context, epoch: &str) -> Result<Response<Body>
     let (pass, epoch) = context.pass_for_epoch(Scope::Run, epoch).await?;
     let inside = context.service.enter()?;
     context.media_type(&["application/json"])?;
-    let asked_by_query = dry_run_by_query(&context)?;
-    let respond_async = prefers_async(&context);
+    let asked_by_query = dry_run_by_query(&context.request)?;
+    let respond_async = prefers_async(&context.request);
     let bytes = context.small_body().await?;
     let request = parse(&bytes)?;
     if request.notes.as_ref().is_some_and(|notes| notes.chars().count() > NOTES_CHARS_MAX) {
@@ -86,8 +87,24 @@ pub async fn compute(mut context: Context, epoch: &str) -> Result<Response<Body>
     }
 }
 
+/// What is wrong with a field. Only sentences of ours are told, which name our fields and rules; serde's others repeat what they
+/// read.
+fn data_error(said: &str) -> String {
+    let said = said.rsplit_once(" at line ").map_or(said, |(said, _)| said);
+    let rules = [CidError.to_string(), PolicyId::RULE.to_owned()];
+    match said.split_once(" field `") {
+        Some(("missing", name)) => format!("`{name} is missing"),
+        Some(("duplicate", name)) => format!("`{name} stands there twice"),
+        Some(("unknown", _)) => {
+            "a field is not known; known are inputs_cid, policy_id, policy_hash, dry_run and notes".to_owned()
+        }
+        _ if rules.iter().any(|rule| rule == said) => said.to_owned(),
+        _ => "a field is of the wrong form".to_owned(),
+    }
+}
+
 /// Reads the body. Serde's own messages would repeat what they read, so only the place is taken from them.
-fn parse(bytes: &[u8]) -> Result<ComputeRequest> {
+pub(super) fn parse(bytes: &[u8]) -> Result<ComputeRequest> {
     // An array would pass for the object, field by field in order; the contract has objects only.
     let object = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     if object {
@@ -95,10 +112,8 @@ fn parse(bytes: &[u8]) -> Result<ComputeRequest> {
             Ok(request) => return Ok(request),
             Err(e) => {
                 let what = match e.classify() {
-                    serde_json::error::Category::Data => {
-                        "a field is unknown, missing, doubled or of the wrong form"
-                    }
-                    _ => "the body is not JSON",
+                    serde_json::error::Category::Data => data_error(&e.to_string()),
+                    _ => "the body is not JSON".to_owned(),
                 };
                 let detail =
                     format!("{what} (line {}, column {}); see /schema/compute.json", e.line(), e.column());
@@ -109,12 +124,16 @@ fn parse(bytes: &[u8]) -> Result<ComputeRequest> {
     Err(Refusal::new(Reason::Schema, "the body is not a JSON object; see /schema/compute.json"))
 }
 
-fn dry_run_by_query(context: &Context) -> Result<bool> {
-    let mut dry_run = false;
-    for (name, value) in query(&context.request) {
-        match (&*name, value) {
-            ("dry_run", "true") => dry_run = true,
-            ("dry_run", "false") => {}
+pub(super) fn dry_run_by_query<B>(request: &Request<B>) -> Result<bool> {
+    let mut dry_run = None;
+    for (name, value) in query(request) {
+        match (&*decoded(&name)?, &*decoded(value)?) {
+            // Which of two would count is what money hangs on.
+            ("dry_run", _) if dry_run.is_some() => {
+                return Err(Refusal::new(Reason::Schema, "`dry_run` stands in the query twice"));
+            }
+            ("dry_run", "true") => dry_run = Some(true),
+            ("dry_run", "false") => dry_run = Some(false),
             ("dry_run", _) => {
                 return Err(Refusal::new(Reason::Schema, "`dry_run` in the query is true or false"));
             }
@@ -126,12 +145,12 @@ fn dry_run_by_query(context: &Context) -> Result<bool> {
             }
         }
     }
-    Ok(dry_run)
+    Ok(dry_run.unwrap_or(false))
 }
 
 /// RFC 7240 `Prefer: respond-async`.
-fn prefers_async(context: &Context) -> bool {
-    let values = context.request.headers().get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+pub(super) fn prefers_async<B>(request: &Request<B>) -> bool {
+    let values = request.headers().get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|preference| {
         preference.split(';').next().is_some_and(|token| token.trim().eq_ignore_ascii_case("respond-async"))
     })
@@ -154,4 +173,35 @@ fn located(mut response: Response<Body>, epoch: &EpochId) -> Response<Body> {
         response.headers_mut().insert(LOCATION, location);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_body_says_which_field_and_repeats_nothing() {
+        let cid = Cid::of(b"x");
+        let good = format!(r#"{{"inputs_cid":"{cid}","policy_id":"p1","policy_hash":"{cid}"}}"#);
+        assert!(parse(good.as_bytes()).is_ok());
+        let cases = [
+            (r#""policy_id":"p1","#, "", "`policy_id` is missing"),
+            (
+                r#""policy_id":"p1""#,
+                r#""policy_id":"p1","policy_id":"SECRET""#,
+                "`policy_id` stands there twice",
+            ),
+            (r#""p1""#, r#""p1","SECRET":1"#, "a field is not known; known are inputs_cid"),
+            (r#""p1""#, r#""SECRET/""#, "a policy id is 1 to 128 of"),
+            (r#""policy_id":"p1""#, r#""policy_id":7"#, "a field is of the wrong form"),
+            (r#""p1""#, r#""p1","dry_run":"SECRET""#, "a field is of the wrong form"),
+            ("b3:", "SECRET", "a CID is `b3:` and 64 lowercase hex digits"),
+        ];
+        for (from, to, expected) in cases {
+            let detail = parse(good.replacen(from, to, 1).as_bytes()).err().map(|refusal| refusal.detail);
+            let detail = detail.unwrap_or_default();
+            assert!(detail.starts_with(expected), "{to}: {detail}");
+            assert!(!detail.contains("SECRET"), "{detail}");
+        }
+    }
 }

@@ -52,6 +52,16 @@ pub fn small_part(run: &Run, name: &str) -> Result<Vec<u8>> {
     object.read_all(SMALL_BYTES_MAX).map_err(|e: io::Error| broken(&e))
 }
 
+/// Whether `If-None-Match` names this tag, or any. The comparison is the weak one (RFC 9110 §13.1.2): a proxy that compressed the
+/// answer has made the tag weak.
+pub(super) fn knows<B>(request: &Request<B>, etag: &str) -> bool {
+    let values = request.headers().get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|tag| {
+        let tag = tag.trim();
+        tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag
+    })
+}
+
 /// Answers 304 if the caller has these bytes already.
 pub fn with_etag(
     request: &Request<Incoming>,
@@ -59,10 +69,7 @@ pub fn with_etag(
     make: impl FnOnce() -> Result<Response<Body>>,
 ) -> Result<Response<Body>> {
     let etag = format!("\"{etag}\"");
-    let known = request.headers().get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let known = known
-        .flat_map(|value| value.split(','))
-        .any(|tag| matches!(tag.trim(), tag if tag == etag || tag == "*"));
+    let known = knows(request, &etag);
     let mut response = if known { Response::new(super::full("")) } else { make()? };
     if known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;

@@ -11,6 +11,8 @@ mod body;
 mod compute;
 pub mod contract;
 mod epochs;
+#[doc(hidden)]
+pub mod hostile;
 mod places;
 mod problem;
 mod seal;
@@ -81,7 +83,7 @@ pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Respon
     response
 }
 
-fn corr_id(request: &Request<Incoming>) -> String {
+fn corr_id<B>(request: &Request<B>) -> String {
     let sane = |text: &&str| {
         (1..=CORR_ID_CHARS_MAX).contains(&text.len())
             && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'))
@@ -98,7 +100,7 @@ fn corr_id(request: &Request<Incoming>) -> String {
 
 /// Refuses a request whose host two readers could read in two ways (RFC 9112 §3.2): a proxy before us may have let it in
 /// under the other name. Lengths that contradict each other never come here: hyper refuses them and closes.
-fn one_host(request: &Request<Incoming>) -> Result<()> {
+fn one_host<B>(request: &Request<B>) -> Result<()> {
     let mut hosts = request.headers().get_all(http::header::HOST).into_iter();
     let (host, second) = (hosts.next(), hosts.next());
     let named = request.uri().authority().map(http::uri::Authority::as_str);
@@ -198,7 +200,15 @@ pub fn version() -> Version {
 impl Context {
     /// Lets the request in: capability with the route's scope, then the rate of its tenant.
     async fn pass(&self, scope: Scope) -> Result<Pass> {
-        let header = self.request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let mut headers = self.request.headers().get_all(AUTHORIZATION).into_iter();
+        let header = headers.next().and_then(|value| value.to_str().ok());
+        // Of two, a proxy before us may have looked at the other one.
+        if headers.next().is_some() {
+            return Err(Refusal::new(
+                Reason::Unauth,
+                "`Authorization` was sent more than once; send one capability",
+            ));
+        }
         let token = header.and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -221,7 +231,7 @@ impl Context {
 
 /// Percent-decodes a path segment.
 fn decoded(segment: &str) -> Result<String> {
-    let bad = || Refusal::new(Reason::Schema, "the path is not percent-encoded UTF-8");
+    let bad = || Refusal::new(Reason::Schema, "the path or query is not percent-encoded UTF-8");
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
     while let Some(byte) = rest.next() {
@@ -236,7 +246,7 @@ fn decoded(segment: &str) -> Result<String> {
 }
 
 /// The values of a query parameter.
-fn query<'a>(request: &'a Request<Incoming>) -> impl Iterator<Item = (Cow<'a, str>, &'a str)> {
+fn query<B>(request: &Request<B>) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
     request.uri().query().unwrap_or("").split('&').filter(|part| !part.is_empty()).map(|part| {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         (Cow::Borrowed(name), value)

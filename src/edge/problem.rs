@@ -77,8 +77,9 @@ impl<'a> Problem<'a> {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.kind == Reason::Method
-            && let Some(methods) = self.detail.rsplit(' ').next()
-            && let Ok(methods) = HeaderValue::from_str(methods)
+            && let Some(method) = self.detail.rsplit(' ').next()
+            // Whoever answers GET answers HEAD.
+            && let Ok(methods) = HeaderValue::from_str(if method == "GET" { "GET, HEAD" } else { method })
         {
             headers.insert(ALLOW, methods);
         }

@@ -28,6 +28,9 @@ use tokio::sync::{Semaphore, watch};
 /// Most connections of each port; the next one waits in the listen queue of the system. Twice the largest sensible
 /// `MAX_INFLIGHT`: idle keep-alive connections count too.
 const CONNECTIONS_MAX: usize = 8192;
+/// Longest head of a request: the longest capability with its discharges (16 KiB), the longest path, and as much again. Without
+/// it a head may fill the read buffer, 400 KiB a connection.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How often readiness is looked at.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
 /// How often the ledger is probed while nothing is emitted.
@@ -165,7 +168,7 @@ async fn accept<F>(
     let (graceful, places) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     let addresses = Arc::new(Places::default());
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new());
+    builder.timer(TokioTimer::new()).max_header_size(HEAD_BYTES_MAX);
     loop {
         let accepted = tokio::select! {
             accepted = async {

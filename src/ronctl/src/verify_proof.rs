@@ -48,7 +48,7 @@ pub fn verify_proof(args: &VerifyProofArgs, json: bool) -> Done {
 }
 
 /// The proof itself, bare or as a member of the service's answer.
-fn read(bytes: &[u8]) -> Result<Proof, Failure> {
+pub fn read(bytes: &[u8]) -> Result<Proof, Failure> {
     let form = "the proof is not of the form {root, length, offset, len, slice}, nor an answer that holds one as `proof`";
     let mut value: Value = serde_json::from_slice(bytes).map_err(|_| Failure::new(form))?;
     if let Some(inner) = value.get_mut("proof") {

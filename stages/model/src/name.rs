@@ -29,6 +29,9 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
+            /// What makes a text such a name, in words.
+            pub const RULE: &'static str = $rule;
+
             /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -40,7 +43,7 @@ macro_rules! name {
 
             fn from_str(text: &str) -> Result<Self, NameError> {
                 let holds: fn(&[u8]) -> bool = $holds;
-                if holds(text.as_bytes()) { Ok(Self(text.into())) } else { Err(NameError($rule)) }
+                if holds(text.as_bytes()) { Ok(Self(text.into())) } else { Err(NameError(Self::RULE)) }
             }
         }
 

@@ -40,6 +40,6 @@ pub use error::{BAD_ROWS_LISTED_MAX, BadRow, Place, RefusedRows, SealError};
 pub use input::Input;
 pub use ipc::BATCH_ROWS;
 pub use lookalike::{NAMES_QUOTED_MAX, Warnings};
-pub use pipeline::{Sealed, seal};
+pub use pipeline::{Examined, Sealed, examine, seal};
 pub use progress::{Phase, Progress, Silent};
 pub use writer::{SnapshotWriter, Written, write_snapshot};

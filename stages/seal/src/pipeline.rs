@@ -83,6 +83,55 @@ pub fn seal<'a>(
     write(read, &order, options, target, out, &pool, progress)
 }
 
+/// What an input holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Examined {
+    /// Rows.
+    pub rows: u64,
+    /// Distinct actors.
+    pub actors: u64,
+    /// Distinct categories.
+    pub categories: u64,
+}
+
+/// Reads an input as [`seal`] does, refusing what it refuses, and writes nothing. On this thread and the current rayon pool:
+/// what is small should cost no threads.
+///
+/// # Errors
+/// See [`SealError`].
+pub fn examine<'a>(
+    input: impl Into<Input<'a>>,
+    options: &SealOptions,
+    progress: &'a dyn Progress,
+) -> Result<Examined, SealError> {
+    let dir = std::env::temp_dir();
+    let Opened { parser, mut pieces, lines } = input::open(input.into(), options, &dir, progress)?;
+    let mut gathered = Gathered::new(&parser, lines, RowStore::new(&dir, options.bounds.rows_held_bytes_max));
+    let mut ended = false;
+    while !ended && !gathered.stopped {
+        let (mut group, mut failed) = (Vec::new(), None);
+        while group.len() < GROUP_BLOCKS && !ended && failed.is_none() {
+            match pieces.next(None) {
+                Ok(Some(piece)) => group.push(piece),
+                Ok(None) => ended = true,
+                Err(e) => failed = Some(e),
+            }
+        }
+        gathered.parse(&group)?;
+        gathered.merge(&dir)?;
+        match failed {
+            Some(ReadError::Seal(e)) if !gathered.stopped => return Err(e),
+            Some(ReadError::RecordTooLong) if !gathered.stopped => {
+                gathered.refuse_endless(options.bounds.record_bytes_max);
+            }
+            _ => {}
+        }
+    }
+    let Read { names, categories, rows } = gathered.finish()?;
+    let actors = Order::new(&names).sorted.len() as u64;
+    Ok(Examined { rows: rows.rows(), actors, categories: categories.len() as u64 })
+}
+
 /// All rows, by provisional ids.
 struct Read {
     names: Names,

@@ -70,8 +70,7 @@ impl<'a> TextBlocks<'a> {
         let mut start = 0;
         loop {
             let text = &block.text()[start..];
-            let blank = text.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
-            start += blank;
+            start += blank_lines(text);
             if start < block.end {
                 break;
             }
@@ -156,6 +155,19 @@ impl<'a> TextBlocks<'a> {
     }
 }
 
+/// Bytes of the blank lines that `text` begins with. A carriage return that no line feed follows is content: were it skipped, a
+/// quote behind it would begin a field here and none where blocks are cut.
+fn blank_lines(text: &[u8]) -> usize {
+    let mut blank = 0;
+    loop {
+        blank += match &text[blank..] {
+            [b'\n', ..] | [b'\r'] => 1,
+            [b'\r', b'\n', ..] => 2,
+            _ => return blank,
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +218,28 @@ mod tests {
         }
         assert_eq!(blocks("", 9, true, true), [""; 0]);
         assert_eq!(blocks("\u{feff}a\n", 2, true, true), ["a\n"]);
+    }
+
+    #[test]
+    fn a_header_is_the_same_however_blocks_are_cut() {
+        for text in [
+            "a,b\n1,2\n",
+            "\n\r\na,b\n1",
+            "\r\"a\n\"\n\"b\"",
+            "\"a\nb\",c\n1",
+            "\r",
+            "\n\n",
+            "\n\"a\"\n\r\"\nx\"",
+        ] {
+            let header = |block_bytes| {
+                let bounds = Bounds { block_bytes, ..Bounds::default() };
+                let reader = Box::new(io::Cursor::new(text.as_bytes().to_vec()));
+                TextBlocks::new(reader, true, bounds).unwrap().header().unwrap()
+            };
+            for size in 1..text.len() {
+                assert_eq!(header(size), header(1000), "{text:?} in blocks of {size}");
+            }
+        }
     }
 
     #[test]
