@@ -18,6 +18,7 @@ pub mod error;
 pub mod inflight;
 pub mod limiter;
 pub mod metrics;
+mod remembered;
 pub mod single_flight;
 
 pub use capability::{Caveat, ClientCert, Grant, Inspection, Keyring, Scope, Timestamp};
