@@ -32,6 +32,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rewarder_admit::{Pass, Scope};
+use rewarder_model::world::BoxFuture;
 use rewarder_model::{EpochId, Reason};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -68,8 +69,13 @@ pub struct Context {
     pub request: Request<Incoming>,
 }
 
-/// Answers one request; every refusal becomes a problem here.
-pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request; every refusal becomes a problem here. Boxed once, so that it is not moved again and again by those
+/// who wrap it.
+pub fn answer(service: Arc<Service>, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
+    Box::pin(answered(service, request))
+}
+
+async fn answered(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
     let corr_id = CorrId::of(&request);
     let context = Context { service, corr_id: corr_id.clone(), request };
     let mut response = match route(context).await {
