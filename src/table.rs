@@ -16,8 +16,10 @@ use std::io::{self, Read, Seek, Write};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Places of the canonical order that make a batch: the recipients among them are its rows.
-const BATCH_RANKS: usize = 64 * 1024;
+/// Rows of a batch, if recipients were spread evenly over the canonical order.
+const BATCH_ROWS: usize = 64 * 1024;
+/// Most places of the canonical order that make a batch: the recipients among them are its rows.
+const BATCH_RANKS_MAX: usize = 4 * BATCH_ROWS;
 
 fn schema(scale: u8) -> Arc<Schema> {
     Arc::new(Schema::new(vec![
@@ -76,8 +78,10 @@ pub fn write_arrow(
     let schema = schema(scale);
     let mut writer = FileWriter::try_new(to, &schema).map_err(other)?;
     let len = outcome.scores.len();
+    let recipients = usize::try_from(outcome.table.recipients).unwrap_or(usize::MAX);
+    let ranks = len.div_ceil(recipients.div_ceil(BATCH_ROWS).max(1)).clamp(1, BATCH_RANKS_MAX);
     let ranges: Vec<Range<usize>> =
-        (0..len).step_by(BATCH_RANKS).map(|start| start..(start + BATCH_RANKS).min(len)).collect();
+        (0..len).step_by(ranks).map(|start| start..(start + ranks).min(len)).collect();
     let mut groups = ranges.chunks(pool.threads().max(1));
     let mut make = || {
         let group = groups.next().unwrap_or_default();
