@@ -4,6 +4,7 @@
 //! its default, whether a reload applies it. Unknown keys and impossible values stop the start with a message that names
 //! the key, the value and the fix.
 
+use rewarder_admit::VerifierUrl;
 use rewarder_emit::LedgerUrl;
 use rewarder_flow::{StageConfig, StageOverride};
 use rewarder_model::TenantId;
@@ -84,6 +85,7 @@ value! {
     bool, "true or false", |t| t.parse().ok();
     PathBuf, "a path", |t| (!t.is_empty()).then(|| t.into());
     LedgerUrl, "embedded: or http://host:port", |t| LedgerUrl::from_str(t).ok();
+    VerifierUrl, "local: or http://host:port/path", |t| VerifierUrl::from_str(t).ok();
     LogFormat, "text or json", |t| match t { "text" => Some(LogFormat::Text), "json" => Some(LogFormat::Json), _ => None };
 }
 
@@ -187,6 +189,11 @@ settings! {
     store_max_bytes: u64 = 64 << 30, 512 << 20, false;
     /// JSON file of capability keys.
     cap_keys_file: PathBuf = "cap-keys.json".into(), "cap-keys.json".into(), false;
+    /// Who verifies capabilities: `local:`, the keys of `cap_keys_file`, or a service at `http://host:port/path`, which then
+    /// decides alone.
+    cap_verifier_url: VerifierUrl = VerifierUrl::Local, VerifierUrl::Local, false;
+    /// Life of a verdict of that service, after which it is asked again; a reload forgets all.
+    cap_cache_ttl_ms: Millis = Millis(30_000), Millis(30_000), true;
     /// Time for one capability check.
     cap_budget_ms: Millis = Millis(250), Millis(250), true;
     /// Time after which a compute request is answered 202 while the job goes on.
@@ -354,12 +361,18 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// A value as the file would have it.
 fn show<T: fmt::Debug>(value: &T) -> String {
     let text = format!("{value:?}");
     let inner = text.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(&text);
+    if let Some(quoted) = inner.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        // A path or an address, in which capitals count.
+        return quoted.to_owned();
+    }
     match inner {
         "Embedded" => "embedded:".to_owned(),
-        other => other.trim_matches('"').to_lowercase(),
+        word if word.contains(':') => word.to_owned(),
+        word => word.to_lowercase(),
     }
 }
 

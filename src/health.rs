@@ -15,6 +15,8 @@ pub enum Cause {
     LedgerDegraded,
     /// Emission is latched off.
     EmissionLatched,
+    /// The verifier of capabilities has given no answer that counts for as long as a verdict lives.
+    CapCacheCold,
     /// The work queue is above its soft limit.
     QueueSoftLimit,
     /// The quarantine buffer is above its soft limit.
@@ -25,10 +27,11 @@ pub enum Cause {
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Bus,
         Self::LedgerDegraded,
         Self::EmissionLatched,
+        Self::CapCacheCold,
         Self::QueueSoftLimit,
         Self::QuarantineSoftLimit,
         Self::Draining,
@@ -40,6 +43,7 @@ impl Cause {
             Self::Bus => "bus",
             Self::LedgerDegraded => "ledger_degraded",
             Self::EmissionLatched => "emission_latched",
+            Self::CapCacheCold => "cap_cache_cold",
             Self::QueueSoftLimit => "queue_soft_limit",
             Self::QuarantineSoftLimit => "quarantine_soft_limit",
             Self::Draining => "draining",

@@ -14,5 +14,6 @@ pub mod service;
 pub mod table;
 pub mod telemetry;
 pub mod texts;
+pub mod verifier;
 pub mod why;
 pub mod world;

@@ -6,14 +6,13 @@ use crate::health::Health;
 use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
 use crate::refusal::Refusal;
 use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL};
+use crate::verifier::CapVerifier;
 use crate::world::{Runtime, SystemClock, SystemEntropy};
 use arc_swap::ArcSwap;
 use metrics::{Histogram, counter, histogram};
 use rewarder_admit::check::Pass;
 use rewarder_admit::single_flight::Follow;
-use rewarder_admit::{
-    Checker, Inflight, Inside, Keyring, Limiter, Limits, LocalVerifier, SingleFlight, Verifier,
-};
+use rewarder_admit::{Checker, Inflight, Inside, Limiter, Limits, SingleFlight};
 use rewarder_emit::{
     AttestKey, Audit, BreakerConfig, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
     HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, QuarantineConfig, ReemitConfig, Spool, Surroundings,
@@ -58,7 +57,8 @@ pub struct Service {
     pub engine: Arc<Engine>,
     entry: Entry,
     controls: Controls,
-    verifier: Arc<LocalVerifier>,
+    /// Who verifies capabilities.
+    pub verifier: CapVerifier,
     /// Capability checks.
     pub checker: Checker,
     limiter: Limiter,
@@ -218,26 +218,6 @@ pub async fn deliverer_with(
     Ok(Deliverer::new(around, delivery, ReemitConfig::default(), breaker(settings)))
 }
 
-/// The verifier as it should be, or, in a build for tests whose environment says `RON_PLANT=silent-verifier`, one that
-/// never answers, as one upstream may.
-fn asked(verifier: &Arc<LocalVerifier>) -> Arc<dyn Verifier> {
-    #[cfg(feature = "plant")]
-    if std::env::var("RON_PLANT").is_ok_and(|fault| fault == "silent-verifier") {
-        struct Silent;
-        impl Verifier for Silent {
-            fn verify<'a>(
-                &'a self,
-                _: &'a str,
-                _: Duration,
-            ) -> BoxFuture<'a, Result<rewarder_admit::Grant, rewarder_admit::Denied>> {
-                Box::pin(std::future::pending())
-            }
-        }
-        return Arc::new(Silent);
-    }
-    verifier.clone()
-}
-
 fn limits(settings: &Settings) -> Limits {
     // Counts are between 1 and a million.
     let rate = |count: config::Count| NonZeroU32::new(count.0 as u32).unwrap_or(NonZeroU32::MIN);
@@ -301,9 +281,7 @@ impl Service {
         let key = AttestKey::open(dir, &*entropy)
             .map_err(|e| failed("the attestation key cannot be opened")(&e))?;
         let store = store(&settings)?;
-        let keyring = Keyring::load(&settings.cap_keys_file).map_err(|e| failed("cap_keys_file")(&e))?;
-        log_keys(&keyring);
-        let verifier = Arc::new(LocalVerifier::new(keyring));
+        let verifier = CapVerifier::start(&settings, &clock, &entropy)?;
         let pool = Pool::new(nonzero(settings.concurrency_compute_workers))
             .map_err(|e| failed("the compute pool")(&e))?;
         let bus = Bus::new();
@@ -324,7 +302,7 @@ impl Service {
         let (entry, pipeline) = pipeline::start(&engine, &settings.stages);
         let service = Arc::new(Self {
             controls: pipeline.controls(),
-            checker: Checker::new(asked(&verifier), clock.clone(), settings.cap_budget_ms.into()),
+            checker: Checker::new(verifier.asked(), clock.clone(), settings.cap_budget_ms.into()),
             verifier,
             limiter: Limiter::new(limits(&settings), clock.clone()),
             inflight: Inflight::new(nonzero(settings.max_inflight)),
@@ -559,10 +537,7 @@ impl Service {
     pub fn reload(&self) -> Result<(), ConfigError> {
         let (args, environment) = &self.origin;
         let (next, restart_needed) = self.settings().reloaded(config::load(args, environment)?);
-        let keyring =
-            Keyring::load(&next.cap_keys_file).map_err(|e| ConfigError(format!("cap_keys_file: {e}")))?;
-        log_keys(&keyring);
-        self.verifier.reload(keyring);
+        self.verifier.reload(&next)?;
         self.engine
             .pool
             .resize(nonzero(next.concurrency_compute_workers))
@@ -625,15 +600,6 @@ impl Service {
     pub fn stages(&self) -> Stages {
         self.settings().stages
     }
-}
-
-/// Which keys are live: ids and ends, which are no secrets.
-fn log_keys(keyring: &Keyring) {
-    let keys: Vec<String> = keyring
-        .state()
-        .map(|(id, end)| end.map_or_else(|| format!("{id}=no end"), |end| format!("{id}=until {end}")))
-        .collect();
-    tracing::info!(keys = keys.join(", "), revoked = keyring.revoked(), "capability keys are in force");
 }
 
 fn refused(refused: rewarder_admit::Refused) -> Refusal {

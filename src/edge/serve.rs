@@ -98,6 +98,10 @@ pub async fn run(
             .await;
         })
     };
+    let verifier = {
+        let it = service.clone();
+        tokio::spawn(async move { it.verifier.watch(&**it.clock()).await })
+    };
     let control = {
         let it = service.clone();
         tokio::spawn(async move { it.operators().await })
@@ -145,7 +149,7 @@ pub async fn run(
     }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(LINGER, async { tokio::join!(tenants, operators, reemit) }).await;
-    for task in [listener, health, reload, control] {
+    for task in [listener, health, reload, verifier, control] {
         task.abort();
     }
     if let Ok(deliverer) = service.deliverer()
@@ -260,6 +264,9 @@ fn missing(service: &Service, ledger_down: bool) -> Vec<Cause> {
         if deliverer.spool().depth() * 5 > service.settings().quarantine_max_entries.0 as u64 * 4 {
             missing.push(Cause::QuarantineSoftLimit);
         }
+    }
+    if service.verifier.is_cold() {
+        missing.push(Cause::CapCacheCold);
     }
     if service
         .controls()
