@@ -262,6 +262,8 @@ pub struct Engine {
     pub bus: Bus,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Told on whose behalf how many bytes of a snapshot are about to be decoded.
+    pub moved: Box<dyn Fn(&TenantId, u64) + Send + Sync>,
 }
 
 /// What travels from stage to stage beside the stage's own data.
@@ -424,6 +426,7 @@ impl Engine {
             pass.pool(sealed.manifest.totals.pool_minor_units).map_err(Refusal::from)?;
             return Ok(Found::Stored(Box::new(sealed)));
         }
+        (self.moved)(&tenant, snapshot.len());
         let admits = Box::new(move |header: &SnapshotHeader| {
             if header.tenant != *pass.tenant() {
                 return Err(Refusal::new(

@@ -218,6 +218,7 @@ async fn compute(
         key,
         bus: Bus::new(),
         clock: clock.clone(),
+        moved: Box::new(|_, _| {}),
     };
     let (entry, stages) = pipeline::start(&Arc::new(engine), &settings.stages);
     let progress = Arc::new(Progress::default());

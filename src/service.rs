@@ -11,8 +11,9 @@ use crate::world::{Runtime, SystemClock, SystemEntropy};
 use arc_swap::ArcSwap;
 use metrics::{Histogram, counter, histogram};
 use rewarder_admit::check::Pass;
+use rewarder_admit::limiter::COST_BYTES;
 use rewarder_admit::single_flight::Follow;
-use rewarder_admit::{Checker, Inflight, Inside, Limiter, Limits, SingleFlight};
+use rewarder_admit::{Checker, Inflight, Inside, Limiter, Limits, Pace, SingleFlight, Standing, Wish};
 use rewarder_emit::{
     AttestKey, Audit, BreakerConfig, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
     HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, QuarantineConfig, ReemitConfig, Spool, Surroundings,
@@ -61,7 +62,8 @@ pub struct Service {
     pub verifier: CapVerifier,
     /// Capability checks.
     pub checker: Checker,
-    limiter: Limiter,
+    limiter: Arc<Limiter>,
+    pace: Pace,
     inflight: Inflight,
     flights: SingleFlight<FlightKey, Answer>,
     recent: Mutex<Recent>,
@@ -290,6 +292,8 @@ impl Service {
         if brownout {
             deliverer.begin_drill();
         }
+        let limiter = Arc::new(Limiter::new(limits(&settings), clock.clone()));
+        let charged = limiter.clone();
         let engine = Arc::new(Engine {
             pool,
             store: Some(store),
@@ -298,13 +302,15 @@ impl Service {
             key: Some(key),
             bus: bus.clone(),
             clock: clock.clone(),
+            moved: Box::new(move |tenant, bytes| charged.charge(tenant, bytes / COST_BYTES)),
         });
         let (entry, pipeline) = pipeline::start(&engine, &settings.stages);
         let service = Arc::new(Self {
             controls: pipeline.controls(),
             checker: Checker::new(verifier.asked(), clock.clone(), settings.cap_budget_ms.into()),
             verifier,
-            limiter: Limiter::new(limits(&settings), clock.clone()),
+            limiter,
+            pace: Pace::default(),
             inflight: Inflight::new(nonzero(settings.max_inflight)),
             flights: SingleFlight::new(config::Count(1_000_000).0),
             recent: Mutex::default(),
@@ -379,12 +385,26 @@ impl Service {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Takes one request's worth from its tenant's bucket.
+    /// Takes one request's worth from its tenant's bucket; where the tenant stands then, in any case.
     ///
     /// # Errors
     /// `tenant_rate` or `over_capacity`, with the time to wait.
-    pub fn rate(&self, tenant: &TenantId) -> Result<(), Refusal> {
-        self.limiter.take(tenant, NonZeroU32::MIN).map_err(refused)
+    pub fn rate(&self, tenant: &TenantId, wish: Wish) -> (Standing, Result<(), Refusal>) {
+        let (standing, taken) = self.limiter.take(tenant, wish);
+        (standing, taken.map_err(refused))
+    }
+
+    /// Charges a tenant for bytes that it has moved, beside its request.
+    pub fn charge(&self, tenant: &TenantId, bytes: u64) {
+        self.limiter.charge(tenant, bytes / COST_BYTES);
+    }
+
+    /// Takes a place of those who look at results.
+    ///
+    /// # Errors
+    /// `over_capacity`.
+    pub fn look(&self) -> Result<Inside, Refusal> {
+        self.inflight.enter(Wish::Inspection).map_err(refused)
     }
 
     /// Takes a place among the requests under way.
@@ -398,7 +418,10 @@ impl Service {
                 "the service is shutting down; send it to another replica",
             ));
         }
-        self.inflight.enter().map_err(refused)
+        self.inflight.enter(Wish::Work).map_err(|full| {
+            let wait = self.pace.wait(self.inflight.taken(), self.clock().monotonic());
+            refused(full).retry_after(wait)
+        })
     }
 
     /// What is known of a job that has left no run, or none yet.
@@ -446,7 +469,7 @@ impl Service {
                     Reason::QueueFull,
                     "as many jobs wait as WORK_QUEUE_MAX allows; nothing was started",
                 )
-                .retry_after(Duration::from_secs(1)),
+                .retry_after(self.pace.wait(self.entry.depth(), entered)),
                 PushError::Closed(_) => {
                     Refusal::new(Reason::Draining, "the service is shutting down; send it to another replica")
                 }
@@ -491,7 +514,9 @@ impl Service {
 
     /// Counts, remembers and tells what became of a job.
     fn finish(&self, corr_id: &str, job: (TenantId, EpochId), entered: Duration, answer: &Answer) {
-        let took = self.clock().monotonic().saturating_sub(entered);
+        let now = self.clock().monotonic();
+        self.pace.left(now);
+        let took = now.saturating_sub(entered);
         self.latency.record(took.as_secs_f64());
         let (status, reason) = match answer {
             Ok(done) if done.manifest.status == Status::Unpayable => ("unpayable", "unpayable"),

@@ -15,6 +15,7 @@ mod epochs;
 pub mod hostile;
 mod places;
 mod problem;
+mod rate;
 mod seal;
 mod serve;
 
@@ -29,12 +30,12 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use rewarder_admit::{Pass, Scope};
+use rewarder_admit::{Inside, Pass, Scope, Standing, Wish};
 use rewarder_model::world::Entropy;
 use rewarder_model::{EpochId, Reason};
 use std::borrow::Cow;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The body of every response.
 pub type Body = BoxBody<Bytes, io::Error>;
@@ -67,18 +68,32 @@ pub struct Context {
     pub corr_id: String,
     /// The request, its body unread.
     pub request: Request<Incoming>,
+    /// Where its tenant stands, once that is known.
+    standing: Arc<OnceLock<Standing>>,
+    /// The place that it holds if it only looks.
+    place: OnceLock<Inside>,
 }
 
 /// Answers one request; every refusal becomes a problem here.
 pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
     let corr_id = corr_id(&request);
-    let context = Context { service, corr_id: corr_id.clone(), request };
+    let standing = Arc::default();
+    let context = Context {
+        service,
+        corr_id: corr_id.clone(),
+        request,
+        standing: Arc::clone(&standing),
+        place: OnceLock::new(),
+    };
     let mut response = match route(context).await {
         Ok(response) => response,
         Err(refusal) => Problem::of(&refusal, &corr_id).response(),
     };
     if let Ok(value) = HeaderValue::from_str(&corr_id) {
         response.headers_mut().insert(CORR_ID, value);
+    }
+    if let Some(standing) = standing.get() {
+        rate::tell(response.headers_mut(), standing);
     }
     response
 }
@@ -214,7 +229,13 @@ impl Context {
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
         let pass = self.service.checker.check(token, scope, self.request.extensions().get()).await?;
-        self.service.rate(pass.tenant())?;
+        let wish = if scope == Scope::Inspect { Wish::Inspection } else { Wish::Work };
+        let (standing, taken) = self.service.rate(pass.tenant(), wish);
+        let _ = self.standing.set(standing);
+        taken?;
+        if wish == Wish::Inspection {
+            let _ = self.place.set(self.service.look()?);
+        }
         Ok(pass)
     }
 

@@ -8,7 +8,8 @@ use super::{Body, Context, Result, json};
 use crate::pipeline::blocking;
 use crate::refusal::Refusal;
 use http::{Response, StatusCode};
-use rewarder_admit::Scope;
+use rewarder_admit::limiter::COST_BYTES;
+use rewarder_admit::{Pass, Scope};
 use rewarder_model::{Cid, Policy, PolicyId, Reason};
 use rewarder_store::{Bound, Kind, Put, Writer};
 use schemars::JsonSchema;
@@ -41,6 +42,14 @@ fn cid(text: &str) -> Result<Cid> {
         .map_err(|e| Refusal::new(Reason::Schema, format!("the CID of the path: {e}")))
 }
 
+/// Charges an upload as it arrives, so that one that is broken off is paid for too.
+fn charge_moved(context: &Context, pass: &Pass, before: u64, more: u64) {
+    let tokens = (before + more) / COST_BYTES - before / COST_BYTES;
+    if tokens > 0 {
+        context.service.charge(pass.tenant(), tokens * COST_BYTES);
+    }
+}
+
 /// Bytes handed to the disk at once: enough that a thread's turn is worth it.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -66,6 +75,7 @@ pub async fn snapshot(mut context: Context, name: &str) -> Result<Response<Body>
         let chunk = next_chunk(context.request.body_mut(), settings.read_timeout_ms.into()).await?;
         let ended = chunk.is_none();
         if let Some(chunk) = chunk {
+            charge_moved(&context, &pass, bytes, chunk.len() as u64);
             bytes += chunk.len() as u64;
             part.extend_from_slice(&chunk);
         }

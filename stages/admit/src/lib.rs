@@ -5,6 +5,7 @@
 //! | is this capability ours, and does it grant this? | [`capability`], [`check`] | `unauth`, `scope`, `caveat`, `tenant`, `cap_timeout` |
 //! | the same, if another service has the keys | [`upstream`] | the same |
 //! | does this tenant, or do all together, send too fast? | [`limiter`] | `tenant_rate`, `over_capacity` |
+//! | when may it come again? | [`limiter`] exactly, [`pace`] by what left lately | |
 //! | are too many requests under way? | [`inflight`] | `over_capacity` |
 //! | is the same computation under way already? | [`single_flight`] | nothing: twins wait together |
 //!
@@ -19,6 +20,7 @@ pub mod error;
 pub mod inflight;
 pub mod limiter;
 pub mod metrics;
+pub mod pace;
 pub mod single_flight;
 pub mod upstream;
 
@@ -27,7 +29,8 @@ pub use check::{Checker, LocalVerifier, Pass, Verifier};
 pub use config::Limits;
 pub use error::{Denied, KeyringError, Refused, TokenError};
 pub use inflight::{Inflight, Inside};
-pub use limiter::Limiter;
+pub use limiter::{Limiter, Standing, Wish};
+pub use pace::Pace;
 pub use single_flight::{Follow, Joined, Lead, SingleFlight};
 pub use upstream::{UpstreamVerifier, VerifierUrl};
 

@@ -22,7 +22,7 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         unit: "requests",
         labels: &[],
-        help: "Requests that hold one of the MAX_INFLIGHT places.",
+        help: "Requests with new work that hold one of the MAX_INFLIGHT places.",
     },
     Metric {
         name: AUTH_FAILURES_TOTAL,
