@@ -77,10 +77,34 @@ pub struct Service {
 
 type FlightKey = (TenantId, Cid, bool);
 
+/// Which run, by what it was asked by: the same three that make its run key, without the hash that it takes to make it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct RecentKey {
+    tenant: TenantId,
+    epoch: EpochId,
+    inputs_cid: Cid,
+    policy_hash: Cid,
+}
+
+/// Answers of finished runs, ready to be told again.
 #[derive(Default)]
 struct Recent {
-    runs: HashMap<(TenantId, Cid), Arc<Done>>,
-    order: VecDeque<(TenantId, Cid)>,
+    runs: HashMap<RecentKey, Arc<Again>>,
+    order: VecDeque<RecentKey>,
+}
+
+/// A finished run as it is told again. A dry run tells nothing about the ledger; a settled run told again is a dup.
+struct Again {
+    wet: Arc<Done>,
+    dry: Arc<Done>,
+}
+
+impl Again {
+    fn of(done: &Done) -> Self {
+        let unpayable = done.manifest.status == Status::Unpayable;
+        let wet = if unpayable { LedgerResult::None } else { LedgerResult::Dup };
+        Self { wet: Arc::new(done.again(wet)), dry: Arc::new(done.again(LedgerResult::None)) }
+    }
 }
 
 /// What is known of a job that left no run, or none yet.
@@ -429,17 +453,34 @@ impl Service {
         lock(&self.jobs).states.get(&(tenant.clone(), epoch.clone())).cloned()
     }
 
+    /// A run that was answered lately, as it is answered again.
+    ///
+    /// # Errors
+    /// `caveat`: the capability is for smaller pools.
+    pub fn known(&self, ask: &Ask) -> Result<Option<Arc<Done>>, Refusal> {
+        let key = RecentKey {
+            tenant: ask.pass.tenant().clone(),
+            epoch: ask.epoch.clone(),
+            inputs_cid: ask.inputs_cid,
+            policy_hash: ask.policy_hash,
+        };
+        let Some(again) = lock(&self.recent).runs.get(&key).cloned() else { return Ok(None) };
+        let done = if ask.dry_run { &again.dry } else { &again.wet };
+        if done.manifest.policy.id != ask.policy_id {
+            return Ok(None);
+        }
+        ask.pass.pool(done.manifest.totals.pool_minor_units)?;
+        Ok(Some(done.clone()))
+    }
+
     /// Computes a run, or joins its twin that is being computed. The answer comes even if nobody waits for it.
     ///
     /// # Errors
     /// `latched`, `queue_full`, `draining` or `over_capacity`; what the job itself is refused for comes with the answer.
-    pub fn compute(self: &Arc<Self>, ask: Ask, inside: Inside) -> Result<Computing, Refusal> {
-        let Ask { pass, epoch, inputs_cid, policy_id, policy_hash, dry_run, corr_id } = ask;
-        let tenant = pass.tenant().clone();
+    pub fn compute(self: &Arc<Self>, ask: Ask, corr_id: &str, inside: Inside) -> Result<Computing, Refusal> {
+        let Ask { pass, epoch, inputs_cid, policy_id, policy_hash, dry_run } = ask;
+        let (tenant, corr_id) = (pass.tenant().clone(), corr_id.to_owned());
         let key = run_key(&epoch, &policy_hash, &inputs_cid);
-        if let Some(done) = self.remembered(&tenant, &key, &policy_id, dry_run, &pass)? {
-            return Ok(Computing::Known(done));
-        }
         if !dry_run && let Some(latched) = self.deliverer()?.latch().latched() {
             let detail = format!("emission is latched off ({}); only dry runs are answered", latched.reason);
             return Err(Refusal::new(Reason::Latched, detail).retry_after(Duration::from_secs(60)));
@@ -454,7 +495,7 @@ impl Service {
         let joined = self.flights.join((tenant.clone(), key, dry_run)).map_err(refused)?;
         let Some(lead) = joined.lead else {
             // The twin's place is held by the twin; this request keeps its own while it waits.
-            return Ok(Computing::Joined(joined.answer, Some(inside)));
+            return Ok(Computing { answer: joined.answer, _inside: Some(inside) });
         };
         let request = Request { corr_id: corr_id.clone(), dry_run, progress: Arc::default() };
         let inputs =
@@ -484,32 +525,7 @@ impl Service {
             it.finish(&corr_id, job, entered, &answer);
             lead.land(answer);
         });
-        Ok(Computing::Joined(joined.answer, None))
-    }
-
-    /// A run that was answered lately, as it is answered again.
-    fn remembered(
-        &self,
-        tenant: &TenantId,
-        key: &Cid,
-        policy_id: &PolicyId,
-        dry_run: bool,
-        pass: &Pass,
-    ) -> Result<Option<Arc<Done>>, Refusal> {
-        let Some(done) = lock(&self.recent).runs.get(&(tenant.clone(), *key)).cloned() else {
-            return Ok(None);
-        };
-        if done.manifest.policy.id != *policy_id {
-            return Ok(None);
-        }
-        pass.pool(done.manifest.totals.pool_minor_units)?;
-        // A dry run of a settled run tells nothing about the ledger; a settled one told again is a dup.
-        let ledger = if dry_run || done.manifest.status == Status::Unpayable {
-            LedgerResult::None
-        } else {
-            LedgerResult::Dup
-        };
-        Ok(Some(Arc::new(done.again(ledger))))
+        Ok(Computing { answer: joined.answer, _inside: None })
     }
 
     /// Counts, remembers and tells what became of a job.
@@ -540,9 +556,15 @@ impl Service {
         if let Ok(done) = answer
             && (done.ledger != LedgerResult::None || done.manifest.status == Status::Unpayable)
         {
+            let key = RecentKey {
+                tenant: job.0,
+                epoch: job.1,
+                inputs_cid: done.manifest.inputs.cid,
+                policy_hash: done.manifest.policy.hash,
+            };
+            let again = Arc::new(Again::of(done));
             let mut recent = lock(&self.recent);
-            let key = (job.0, done.manifest.run_key);
-            if recent.runs.insert(key.clone(), done.clone()).is_none() {
+            if recent.runs.insert(key.clone(), again).is_none() {
                 recent.order.push_back(key);
                 if recent.order.len() > RECENT_MAX
                     && let Some(oldest) = recent.order.pop_front()
@@ -660,27 +682,21 @@ pub struct Ask {
     pub policy_hash: Cid,
     /// Compute only.
     pub dry_run: bool,
-    /// For logs and events.
-    pub corr_id: String,
 }
 
-/// A computation that was asked for.
-pub enum Computing {
-    /// It was answered before.
-    Known(Arc<Done>),
-    /// It runs; the guard is this request's own place, if the job does not hold it.
-    Joined(Follow<Answer>, Option<Inside>),
+/// A computation that runs.
+pub struct Computing {
+    answer: Follow<Answer>,
+    /// This request's own place, if the job does not hold it.
+    _inside: Option<Inside>,
 }
 
 impl Computing {
     /// Waits for the answer, as long as the job takes.
     pub async fn answer(self) -> Answer {
-        match self {
-            Self::Known(done) => Ok(done),
-            Self::Joined(answer, _inside) => answer.answer().await.unwrap_or_else(|_| {
-                Err(Refusal::new(Reason::QueueFull, "the job was not taken in; submit it again")
-                    .retry_after(Duration::from_secs(1)))
-            }),
-        }
+        self.answer.answer().await.unwrap_or_else(|_| {
+            Err(Refusal::new(Reason::QueueFull, "the job was not taken in; submit it again")
+                .retry_after(Duration::from_secs(1)))
+        })
     }
 }

@@ -14,7 +14,7 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY,
 };
 use http::{HeaderMap, Response, StatusCode};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::StreamBody;
 use hyper::body::Frame;
 use rewarder_admit::Scope;
 use rewarder_decode::actor_rows;
@@ -131,7 +131,7 @@ fn streamed(object: Object, form: Option<Form>) -> Body {
             let _ = sender.blocking_send(Err(e));
         }
     });
-    BodyExt::boxed(StreamBody::new(ReceiverStream::new(receiver).map(|part| part.map(Frame::data))))
+    Body::stream(StreamBody::new(ReceiverStream::new(receiver).map(|part| part.map(Frame::data))))
 }
 
 struct Parts(mpsc::Sender<io::Result<Bytes>>);
@@ -184,7 +184,7 @@ pub(super) struct ActorAnswer {
 /// One actor's payout, score, derivation and proof; also for one that gets nothing, and for one that is not there.
 pub async fn actor(context: Context, epoch: &str, actor: &str) -> Result<Response<Body>> {
     let (pass, epoch) = context.pass_for_epoch(Scope::Inspect, epoch).await?;
-    let actor = decoded(actor)?;
+    let actor = decoded(actor)?.into_owned();
     rewarder_model::name::check_actor(actor.as_bytes())
         .map_err(|e| Refusal::new(Reason::Schema, format!("the actor of the path: {e}")))?;
     let (service, tenant) = (context.service.clone(), pass.tenant().clone());

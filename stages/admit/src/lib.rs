@@ -21,6 +21,7 @@ pub mod inflight;
 pub mod limiter;
 pub mod metrics;
 pub mod pace;
+mod remembered;
 pub mod single_flight;
 pub mod upstream;
 
