@@ -1,23 +1,29 @@
 //! The edge: HTTP in, HTTP out. It knows the routes of contract §6 and how a refusal becomes a problem; what a job is, it
 //! leaves to the service.
 //!
-//! HTTP/1.1 only for now: hyper-util's `auto` never closes a connection that stays silent before the protocol is known.
-//! The head of a request has to arrive within `READ_TIMEOUT_MS`, which also bounds idle keep-alive; each part of a body
-//! has the same time again.
+//! HTTP/1.1 and HTTP/2, over TLS 1.3 if there is a certificate ([`tls`], [`connection`]). The head of a request has to arrive
+//! within `READ_TIMEOUT_MS`, which also bounds idle keep-alive; each part of a body has the same time again, and all of it has
+//! a least rate.
 
 pub mod admin;
 mod allocations;
 mod body;
+mod closed;
 mod compute;
+mod connection;
 pub mod contract;
 mod epochs;
+mod frames;
 #[doc(hidden)]
 pub mod hostile;
+mod pace;
 mod places;
 mod problem;
 mod seal;
 mod serve;
+mod tls;
 
+pub use closed::{CLOSED_TOTAL, count_nothing_closed};
 pub use problem::Problem;
 pub use serve::{Bound, run};
 
