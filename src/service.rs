@@ -298,7 +298,7 @@ impl Service {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let dir = state_dir(&settings);
         let deliverer = deliverer(&settings, &clock, &entropy).await?;
-        let key = AttestKey::open(dir, &*entropy)
+        let key = AttestKey::open(dir, &*entropy, settings.require_pq_on)
             .map_err(|e| failed("the attestation key cannot be opened")(&e))?;
         let store = store(&settings)?;
         let keyring = Keyring::load(&settings.cap_keys_file).map_err(|e| failed("cap_keys_file")(&e))?;
