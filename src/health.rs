@@ -5,6 +5,7 @@ use crate::telemetry::READYZ_DEGRADED;
 use metrics::Gauge;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Why the service is not ready. The words are the label of `readyz_degraded{cause}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +60,7 @@ pub struct Health {
     /// What the bus has last said: readiness is what a listener of the bus believes, so that a bus that is not listened
     /// to is not ready.
     heard: Mutex<Option<Vec<&'static str>>>,
+    hurry: Notify,
 }
 
 impl Health {
@@ -69,7 +71,7 @@ impl Health {
             gauge.set(0.0);
             gauge
         });
-        Self { bus, gauges, missing: Mutex::new(None), heard: Mutex::new(None) }
+        Self { bus, gauges, missing: Mutex::new(None), heard: Mutex::new(None), hurry: Notify::new() }
     }
 
     /// Sets what is missing; a change is published.
@@ -85,6 +87,16 @@ impl Health {
         tracing::info!(ready = u8::from(missing.is_empty()), missing = words.join(","), "readiness");
         self.bus.publish(unix, Event::Health { ready: missing.is_empty(), missing: words });
         *now = Some(missing);
+    }
+
+    /// Has everything looked at now and not at the next turn.
+    pub fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    /// Waits until somebody is in a hurry.
+    pub async fn hurried(&self) {
+        self.hurry.notified().await;
     }
 
     /// What a listener of the bus was last told; `None` before it was told anything.

@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod config;
 pub mod control;
+pub mod dumps;
 pub mod edge;
 pub mod epoch;
 pub mod health;
@@ -11,6 +12,7 @@ pub mod proof;
 pub mod refusal;
 pub mod run;
 pub mod service;
+pub mod supervisor;
 pub mod table;
 pub mod telemetry;
 pub mod texts;

@@ -204,7 +204,7 @@ async fn compute(
     if !args.dry_run {
         deliverer = Some(service::deliverer(settings, &clock, &entropy).await.map_err(|e| fault(&e))?);
         let dir = (!settings.amnesia_mode).then_some(settings.state_dir.as_path());
-        key = Some(AttestKey::open(dir, &*entropy).map_err(|e| fault(&e))?);
+        key = Some(AttestKey::open(dir, &*entropy, settings.require_pq_on).map_err(|e| fault(&e))?);
     }
     let engine = Engine {
         pool,

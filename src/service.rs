@@ -13,7 +13,7 @@ use metrics::{Histogram, counter, histogram};
 use rewarder_admit::check::Pass;
 use rewarder_admit::limiter::COST_BYTES;
 use rewarder_admit::single_flight::Follow;
-use rewarder_admit::{Checker, Inflight, Inside, Limiter, Limits, Pace, SingleFlight, Standing, Wish};
+use rewarder_admit::{Checker, Departures, Inflight, Inside, Limiter, Limits, SingleFlight, Standing, Wish};
 use rewarder_emit::{
     AttestKey, Audit, BreakerConfig, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
     HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, QuarantineConfig, ReemitConfig, Spool, Surroundings,
@@ -63,13 +63,16 @@ pub struct Service {
     /// Capability checks.
     pub checker: Checker,
     limiter: Arc<Limiter>,
-    pace: Pace,
+    departures: Departures,
     inflight: Inflight,
     flights: SingleFlight<FlightKey, Answer>,
     recent: Mutex<Recent>,
     jobs: Mutex<Jobs>,
     /// Readiness.
     pub health: Health,
+    /// It was told to stop.
+    leaving: AtomicBool,
+    /// It takes no new jobs.
     draining: AtomicBool,
     latency: Histogram,
     texts: crate::texts::Texts,
@@ -304,7 +307,7 @@ impl Service {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let dir = state_dir(&settings);
         let deliverer = deliverer(&settings, &clock, &entropy).await?;
-        let key = AttestKey::open(dir, &*entropy)
+        let key = AttestKey::open(dir, &*entropy, settings.require_pq_on)
             .map_err(|e| failed("the attestation key cannot be opened")(&e))?;
         let store = store(&settings)?;
         let verifier = CapVerifier::start(&settings, &clock, &entropy)?;
@@ -334,12 +337,13 @@ impl Service {
             checker: Checker::new(verifier.asked(), clock.clone(), settings.cap_budget_ms.into()),
             verifier,
             limiter,
-            pace: Pace::default(),
+            departures: Departures::default(),
             inflight: Inflight::new(nonzero(settings.max_inflight)),
             flights: SingleFlight::new(config::Count(1_000_000).0),
             recent: Mutex::default(),
             jobs: Mutex::default(),
             health: Health::new(bus),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             latency: histogram!(COMPUTE_LATENCY),
             texts: crate::texts::Texts::default(),
@@ -404,7 +408,12 @@ impl Service {
         &self.controls
     }
 
-    /// Whether the service was told to stop.
+    /// Whether the service was told to stop, and clients had better look for another replica.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether the service takes no new jobs any more.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -443,7 +452,7 @@ impl Service {
             ));
         }
         self.inflight.enter(Wish::Work).map_err(|full| {
-            let wait = self.pace.wait(self.inflight.taken(), self.clock().monotonic());
+            let wait = self.departures.wait(self.inflight.taken(), self.clock().monotonic());
             refused(full).retry_after(wait)
         })
     }
@@ -510,7 +519,7 @@ impl Service {
                     Reason::QueueFull,
                     "as many jobs wait as WORK_QUEUE_MAX allows; nothing was started",
                 )
-                .retry_after(self.pace.wait(self.entry.depth(), entered)),
+                .retry_after(self.departures.wait(self.entry.depth(), entered)),
                 PushError::Closed(_) => {
                     Refusal::new(Reason::Draining, "the service is shutting down; send it to another replica")
                 }
@@ -531,7 +540,7 @@ impl Service {
     /// Counts, remembers and tells what became of a job.
     fn finish(&self, corr_id: &str, job: (TenantId, EpochId), entered: Duration, answer: &Answer) {
         let now = self.clock().monotonic();
-        self.pace.left(now);
+        self.departures.left(now);
         let took = now.saturating_sub(entered);
         self.latency.record(took.as_secs_f64());
         let (status, reason) = match answer {
@@ -604,6 +613,12 @@ impl Service {
         self.settings.store(Arc::new(next));
         self.bus().publish(self.clock().unix(), Event::ConfigUpdated { restart_needed });
         Ok(())
+    }
+
+    /// Begins to leave: `readyz` says so at once, everything is served as before.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.health.hurry();
     }
 
     /// Stops taking jobs. The pipeline ends when what it holds is done.

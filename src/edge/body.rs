@@ -1,5 +1,6 @@
 //! Reading request bodies: bounded in size, in time, and in what compression may make of them.
 
+use super::pace::Pace;
 use super::{Context, Result};
 use crate::refusal::Refusal;
 use bytes::{Bytes, BytesMut};
@@ -10,6 +11,7 @@ use hyper::body::{Body, Incoming};
 use rewarder_model::Reason;
 use std::io::Read;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A body that is compressed in one layer, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +95,10 @@ impl Context {
         let encoding = self.encoding()?;
         self.declared_len(limit)?;
         let timeout = settings.read_timeout_ms.into();
+        let mut pace = Pace::new(settings.transfer_rate_min_bytes);
         // Most bodies come in one part, which is the body then.
         let (mut first, mut all) = (Bytes::new(), BytesMut::new());
-        while let Some(chunk) = next_chunk(self.request.body_mut(), timeout).await? {
+        while let Some(chunk) = next_chunk(self.request.body_mut(), timeout, &mut pace).await? {
             if (first.len() + all.len()) as u64 + chunk.len() as u64 > limit {
                 return Err(too_big(limit));
             }
@@ -116,12 +119,17 @@ impl Context {
     }
 }
 
-/// The next part of a body, which has to come in time.
-pub(super) async fn next_chunk(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>> {
+/// The next part of a body, which has to come in time and fast enough.
+pub(super) async fn next_chunk(
+    body: &mut Incoming,
+    timeout: Duration,
+    pace: &mut Pace,
+) -> Result<Option<Bytes>> {
     if body.is_end_stream() {
         return Ok(None);
     }
     loop {
+        let asked = Instant::now();
         let frame = tokio::time::timeout(timeout, body.frame())
             .await
             .map_err(|_| Refusal::new(Reason::RequestTimeout, "the body stopped arriving"))?;
@@ -130,9 +138,17 @@ pub(super) async fn next_chunk(body: &mut Incoming, timeout: Duration) -> Result
             Some(Err(_)) => {
                 return Err(Refusal::new(Reason::Schema, "the body ended before its declared length"));
             }
-            // Trailers are of no use here.
+            // Trailers are of no use here, and no progress either.
             Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
+                let data = frame.into_data();
+                let bytes = data.as_ref().map_or(0, Bytes::len) as u64;
+                pace.note(asked.elapsed(), bytes).map_err(|_| {
+                    Refusal::new(
+                        Reason::RequestTimeout,
+                        "the body arrives more slowly than TRANSFER_RATE_MIN_BYTES a second; send it over a faster connection",
+                    )
+                })?;
+                if let Ok(data) = data {
                     return Ok(Some(data));
                 }
             }

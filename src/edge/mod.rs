@@ -1,26 +1,32 @@
 //! The edge: HTTP in, HTTP out. It knows the routes of contract §6 and how a refusal becomes a problem; what a job is, it
 //! leaves to the service.
 //!
-//! HTTP/1.1 only for now: hyper-util's `auto` never closes a connection that stays silent before the protocol is known.
-//! The head of a request has to arrive within `READ_TIMEOUT_MS`, which also bounds idle keep-alive; each part of a body
-//! has the same time again.
+//! HTTP/1.1 and HTTP/2, over TLS 1.3 if there is a certificate ([`tls`], [`connection`]). The head of a request has to arrive
+//! within `READ_TIMEOUT_MS`, which also bounds idle keep-alive; each part of a body has the same time again, and all of it has
+//! a least rate.
 
 pub mod admin;
 mod allocations;
 mod body;
+mod closed;
 mod compute;
+mod connection;
 pub mod contract;
 mod corr;
 mod epochs;
+mod frames;
 #[doc(hidden)]
 pub mod hostile;
 mod outgoing;
+mod pace;
 mod places;
 mod problem;
 mod rate;
 mod seal;
 mod serve;
+mod tls;
 
+pub use closed::{CLOSED_TOTAL, count_nothing_closed};
 pub use corr::CorrId;
 pub use outgoing::Body;
 pub use problem::Problem;
@@ -29,7 +35,7 @@ pub use serve::{Bound, run};
 use crate::refusal::Refusal;
 use crate::service::Service;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rewarder_admit::{Inside, Pass, Scope, Standing, Wish};
@@ -76,6 +82,7 @@ pub struct Context {
 /// Answers one request; every refusal becomes a problem here.
 pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
     let corr_id = CorrId::of(&request);
+    let (leaving, version) = (service.is_leaving(), request.version());
     let standing = Arc::default();
     let context = Context {
         service,
@@ -89,6 +96,10 @@ pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Respon
         Err(refusal) => Problem::of(&refusal, corr_id.as_str()).response(),
     };
     response.headers_mut().insert(HeaderName::from_static(CORR_ID), corr_id.into_value());
+    // HTTP/2 has GOAWAY for that.
+    if leaving && version < http::Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Some(standing) = standing.get() {
         rate::tell(response.headers_mut(), standing);
     }

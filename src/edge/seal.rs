@@ -4,6 +4,7 @@
 //! the contract's order of refusals holds. A policy's id is bound when its bytes are a valid policy.
 
 use super::body::next_chunk;
+use super::pace::Pace;
 use super::{Body, Context, Result, json};
 use crate::pipeline::blocking;
 use crate::refusal::Refusal;
@@ -71,8 +72,10 @@ pub async fn snapshot(mut context: Context, name: &str) -> Result<Response<Body>
     let mut part = Vec::with_capacity(WRITE_BYTES);
     let mut bytes = 0u64;
     let mut idle = Some(writer);
+    let mut pace = Pace::new(settings.transfer_rate_min_bytes);
     loop {
-        let chunk = next_chunk(context.request.body_mut(), settings.read_timeout_ms.into()).await?;
+        let chunk =
+            next_chunk(context.request.body_mut(), settings.read_timeout_ms.into(), &mut pace).await?;
         let ended = chunk.is_none();
         if let Some(chunk) = chunk {
             charge_moved(&context, &pass, bytes, chunk.len() as u64);

@@ -22,9 +22,9 @@ pub const WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// When the last ones left.
 #[derive(Default)]
-pub struct Pace(Mutex<VecDeque<Duration>>);
+pub struct Departures(Mutex<VecDeque<Duration>>);
 
-impl Pace {
+impl Departures {
     /// One has left, at this monotonic time.
     pub fn left(&self, now: Duration) {
         let mut times = lock(&self.0);
@@ -51,13 +51,13 @@ mod tests {
 
     #[test]
     fn half_of_what_waits_at_the_pace_of_the_last() {
-        let (pace, s) = (Pace::default(), Duration::from_secs);
-        assert_eq!(pace.wait(1000, s(5)), WAIT_MIN, "nothing is known");
-        (0..200).for_each(|n| pace.left(s(10) + Duration::from_millis(100 * n)));
+        let (departures, s) = (Departures::default(), Duration::from_secs);
+        assert_eq!(departures.wait(1000, s(5)), WAIT_MIN, "nothing is known");
+        (0..200).for_each(|n| departures.left(s(10) + Duration::from_millis(100 * n)));
         // The last 64 left from second 23.6 on, ten a second.
-        assert_eq!(pace.wait(40, s(30)), s(2));
-        assert_eq!(pace.wait(1, s(30)), WAIT_MIN);
-        assert_eq!(pace.wait(4096, s(30)), WAIT_MAX);
-        assert!(pace.wait(40, s(60)) > s(11), "a standstill is noticed");
+        assert_eq!(departures.wait(40, s(30)), s(2));
+        assert_eq!(departures.wait(1, s(30)), WAIT_MIN);
+        assert_eq!(departures.wait(4096, s(30)), WAIT_MAX);
+        assert!(departures.wait(40, s(60)) > s(11), "a standstill is noticed");
     }
 }
