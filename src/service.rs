@@ -436,22 +436,22 @@ impl Service {
     ///
     /// # Errors
     /// `over_capacity`.
-    pub fn look(&self) -> Result<Inside, Refusal> {
-        self.inflight.enter(Wish::Inspection).map_err(refused)
+    pub fn look(&self, tenant: &TenantId) -> Result<Inside, Refusal> {
+        self.inflight.enter(tenant, Wish::Inspection).map_err(refused)
     }
 
     /// Takes a place among the requests under way.
     ///
     /// # Errors
     /// `over_capacity`, or `draining`.
-    pub fn enter(&self) -> Result<Inside, Refusal> {
+    pub fn enter(&self, tenant: &TenantId) -> Result<Inside, Refusal> {
         if self.is_draining() {
             return Err(Refusal::new(
                 Reason::Draining,
                 "the service is shutting down; send it to another replica",
             ));
         }
-        self.inflight.enter(Wish::Work).map_err(|full| {
+        self.inflight.enter(tenant, Wish::Work).map_err(|full| {
             let wait = self.departures.wait(self.inflight.taken(), self.clock().monotonic());
             refused(full).retry_after(wait)
         })

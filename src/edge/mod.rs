@@ -240,7 +240,7 @@ impl Context {
         let _ = self.standing.set(standing);
         taken?;
         if wish == Wish::Inspection {
-            let _ = self.place.set(self.service.look()?);
+            let _ = self.place.set(self.service.look(pass.tenant())?);
         }
         Ok(pass)
     }

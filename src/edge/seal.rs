@@ -57,7 +57,7 @@ const WRITE_BYTES: usize = 1 << 20;
 /// Stores a snapshot. The body goes to disk in large parts from a thread that may block, hashed on the way.
 pub async fn snapshot(mut context: Context, name: &str) -> Result<Response<Body>> {
     let pass = context.pass(Scope::Seal).await?;
-    let _inside = context.service.enter()?;
+    let _inside = context.service.enter(pass.tenant())?;
     let cid = cid(name)?;
     context.media_type(SNAPSHOT_TYPES)?;
     context.identity_only()?;
@@ -110,7 +110,7 @@ pub async fn snapshot(mut context: Context, name: &str) -> Result<Response<Body>
 /// Stores a policy and binds its id.
 pub async fn policy(mut context: Context, name: &str) -> Result<Response<Body>> {
     let pass = context.pass(Scope::Policy).await?;
-    let _inside = context.service.enter()?;
+    let _inside = context.service.enter(pass.tenant())?;
     let cid = cid(name)?;
     context.media_type(&["application/json", "application/octet-stream"])?;
     let bytes = context.small_body().await?;
