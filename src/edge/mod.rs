@@ -26,6 +26,7 @@ mod tls;
 pub use closed::{CLOSED_TOTAL, count_nothing_closed};
 pub use problem::Problem;
 pub use serve::{Bound, run};
+pub use tls::check_tls;
 
 use crate::refusal::Refusal;
 use crate::service::Service;
