@@ -42,8 +42,8 @@ const STREAMS_MAX: u32 = 100;
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// … and of all bodies of the connection together, which is what a peer can make us hold.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of an answer that wait for the peer.
-const SEND_BUFFER: usize = 128 * 1024;
+/// Bytes of an answer that wait for the peer, and of a request that are read at once.
+const BUFFER: usize = 64 * 1024;
 /// Streams that the peer has reset before the service saw them: more are an attack (CVE-2023-44487).
 const RESET_UNSEEN_MAX: usize = 20;
 /// Streams that we have reset for the peer's faults: more are an attack.
@@ -259,7 +259,7 @@ where
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
+            .max_send_buf_size(BUFFER)
             .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
             .max_local_error_reset_streams(RESET_FOR_FAULTS_MAX);
         until.drive(builder.serve_connection(stream, handler)).await
@@ -269,6 +269,7 @@ where
         builder
             .timer(TokioTimer::new())
             .max_header_size(HEAD_BYTES_MAX)
+            .max_buf_size(BUFFER)
             .header_read_timeout(Some(read_timeout));
         until.drive(builder.serve_connection(stream, handler)).await
     };

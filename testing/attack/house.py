@@ -184,6 +184,7 @@ def compared(honest, attacked, rounds, seconds):
             time.sleep(0.5)  # until it has begun
             under = honest.rate(seconds)
         ratios.append(under / alone)
+        print(f"    {alone:8.0f} a second alone, {under:8.0f} under attack", flush=True)
     return statistics.median(ratios), ratios
 
 
