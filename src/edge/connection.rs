@@ -20,6 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use rewarder_admit::ClientCert;
+use socket2::SockRef;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -41,12 +42,16 @@ const STREAMS_MAX: u32 = 100;
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// … and of all bodies of the connection together, which is what a peer can make us hold.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of an answer that wait for the peer.
-const SEND_BUFFER: usize = 128 * 1024;
+/// Bytes of an answer that wait for the peer, and of a request that are read at once.
+const BUFFER: usize = 64 * 1024;
 /// Streams that the peer has reset before the service saw them: more are an attack (CVE-2023-44487).
 const RESET_UNSEEN_MAX: usize = 20;
 /// Streams that we have reset for the peer's faults: more are an attack.
 const RESET_FOR_FAULTS_MAX: usize = 64;
+
+/// Bytes of an answer that the system holds unsent. With its own choice, megabytes, a peer that reads steadily but slowly is
+/// told apart from one that does not read only after minutes; with this, one at the least rate moves something every 8 s.
+const UNSENT_MAX: u32 = 128 * 1024;
 
 /// What a port speaks.
 #[derive(Clone)]
@@ -136,6 +141,16 @@ impl AsyncWrite for Socket {
     }
 }
 
+/// Tells the system how to treat the connection. Nothing of it is needed, so nothing of it can fail.
+fn tune(stream: &TcpStream, settings: &Settings) {
+    let socket = SockRef::from(stream);
+    // Answers are small and awaited.
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
+    // What a peer has not taken when its connection is closed would be kept for it for minutes.
+    let _ = socket.set_tcp_user_timeout(Some(Duration::from(settings.write_timeout_ms)));
+}
+
 /// Reads until the bytes are HTTP/2's preface or cannot become it. No request of HTTP/1 begins as it does.
 async fn first_bytes(stream: &mut TcpStream) -> io::Result<(Head, bool)> {
     let mut head = Head::default();
@@ -185,6 +200,7 @@ pub(super) async fn serve<F>(
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let place = Arc::new(place);
+    tune(&stream, &settings);
     let ended = {
         let mut served = pin!(speak(stream, &place, &spoken, &settings, stopped, answer));
         let head_time: Duration = settings.read_timeout_ms.into();
@@ -235,7 +251,7 @@ where
         let limits =
             frames::Limits { read_timeout, write_timeout, rate_min, streams_max: STREAMS_MAX as usize };
         let stream = Frames::new(socket, limits, farewell.clone(), verdict.clone());
-        let stream = Impatient::new(TokioIo::new(stream), write_timeout, rate_min, verdict.clone());
+        let stream = Impatient::new(TokioIo::new(stream), write_timeout).paced(rate_min, verdict.clone());
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -243,16 +259,17 @@ where
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
+            .max_send_buf_size(BUFFER)
             .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
             .max_local_error_reset_streams(RESET_FOR_FAULTS_MAX);
         until.drive(builder.serve_connection(stream, handler)).await
     } else {
-        let stream = Impatient::new(TokioIo::new(socket), write_timeout, rate_min, verdict.clone());
+        let stream = Impatient::new(TokioIo::new(socket), write_timeout).paced(rate_min, verdict.clone());
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             .max_header_size(HEAD_BYTES_MAX)
+            .max_buf_size(BUFFER)
             .header_read_timeout(Some(read_timeout));
         until.drive(builder.serve_connection(stream, handler)).await
     };

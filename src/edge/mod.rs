@@ -31,6 +31,7 @@ pub use corr::CorrId;
 pub use outgoing::Body;
 pub use problem::Problem;
 pub use serve::{Bound, run};
+pub use tls::check_tls;
 
 use crate::refusal::Refusal;
 use crate::service::Service;

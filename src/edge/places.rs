@@ -180,7 +180,7 @@ impl Drop for Place {
 
 /// A stream whose peer has to take bytes: a write that gets nowhere for `patience` fails, and so does one of many that get
 /// somewhere too slowly.
-pub(super) struct Impatient<S> {
+pub struct Impatient<S> {
     stream: S,
     patience: Duration,
     pace: Pace,
@@ -190,9 +190,14 @@ pub(super) struct Impatient<S> {
 }
 
 impl<S> Impatient<S> {
-    /// `rate_min` in bytes a second.
-    pub(super) fn new(stream: S, patience: Duration, rate_min: u64, verdict: Verdict) -> Self {
-        Self { stream, patience, pace: Pace::new(rate_min), verdict, stalled: None }
+    /// One that waits so long for a peer that takes nothing.
+    pub fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, patience, pace: Pace::new(0), verdict: Verdict::default(), stalled: None }
+    }
+
+    /// The same for a peer that has to take `rate_min` bytes a second; `verdict` says why it failed.
+    pub(super) fn paced(self, rate_min: u64, verdict: Verdict) -> Self {
+        Self { pace: Pace::new(rate_min), verdict, ..self }
     }
 
     fn bounded<T>(
@@ -347,7 +352,7 @@ mod tests {
         let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let stream = TokioIo::new(listener.accept().await.unwrap().0);
         let verdict = Verdict::default();
-        let mut stream = Impatient::new(stream, Duration::from_millis(50), 1, verdict.clone());
+        let mut stream = Impatient::new(stream, Duration::from_millis(50)).paced(1, verdict.clone());
         let block = vec![0; 1 << 20];
         let (mut sent, mut error) = (0, None);
         // No socket's buffers hold a gibibyte.

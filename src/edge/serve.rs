@@ -218,8 +218,6 @@ async fn accept<F>(
             Why::AddressShare.count();
             continue;
         };
-        // Answers are small and awaited.
-        let _ = stream.set_nodelay(true);
         let served =
             connection::serve(stream, place, spoken.clone(), settings, stopped.clone(), answer.clone());
         let under_way = under_way.clone();

@@ -98,6 +98,14 @@ impl Tls {
     }
 }
 
+/// Whether the service would start with these settings: for `ronctl config check`.
+///
+/// # Errors
+/// Which file cannot be used, or that the settings require what cannot be had without TLS.
+pub fn check_tls(settings: &Settings) -> Result<(), StartError> {
+    Tls::open(settings).map(|_| ())
+}
+
 /// The library of cryptography, with the key exchanges that the settings allow.
 fn provider(require_pq: bool) -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
