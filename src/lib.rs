@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod config;
 pub mod control;
+pub mod dumps;
 pub mod edge;
 pub mod epoch;
 pub mod health;
@@ -11,8 +12,10 @@ pub mod proof;
 pub mod refusal;
 pub mod run;
 pub mod service;
+pub mod supervisor;
 pub mod table;
 pub mod telemetry;
 pub mod texts;
+pub mod verifier;
 pub mod why;
 pub mod world;

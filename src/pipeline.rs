@@ -18,6 +18,7 @@ use crate::run::{RECORD, Record, write_file};
 use crate::table;
 use crate::telemetry::INVARIANT_FAIL_TOTAL;
 use crate::why::Kept;
+use bytes::Bytes;
 use rewarder_admit::check::Pass;
 use rewarder_decode::{Dictionary, Progress, Source};
 use rewarder_emit::{AttestKey, Deliverer, Outcome as Emitted};
@@ -33,7 +34,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Parts of a stored run beside its manifest.
@@ -147,6 +148,8 @@ pub struct Done {
     pub timings: Timings,
     /// The result itself, for a caller that keeps no store.
     pub computed: Option<(Outcome, Dictionary)>,
+    /// The answer's bytes, made when the first caller is answered: a run that is told again is told in the same bytes.
+    pub json: OnceLock<Bytes>,
 }
 
 /// Milliseconds by stage.
@@ -205,6 +208,12 @@ impl Done {
         }
     }
 
+    /// What is answered, as JSON.
+    pub fn json(&self) -> Bytes {
+        // Our own answers have string keys and no maps that could fail.
+        self.json.get_or_init(|| serde_json::to_vec(&self.body()).unwrap_or_default().into()).clone()
+    }
+
     /// The same run, told again.
     pub fn again(&self, ledger: LedgerResult) -> Self {
         Self {
@@ -217,6 +226,7 @@ impl Done {
             volatile: false,
             timings: Timings::default(),
             computed: None,
+            json: OnceLock::new(),
         }
     }
 
@@ -262,6 +272,8 @@ pub struct Engine {
     pub bus: Bus,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Told on whose behalf how many bytes of a snapshot are about to be decoded.
+    pub moved: Box<dyn Fn(&TenantId, u64) + Send + Sync>,
 }
 
 /// What travels from stage to stage beside the stage's own data.
@@ -424,6 +436,7 @@ impl Engine {
             pass.pool(sealed.manifest.totals.pool_minor_units).map_err(Refusal::from)?;
             return Ok(Found::Stored(Box::new(sealed)));
         }
+        (self.moved)(&tenant, snapshot.len());
         let admits = Box::new(move |header: &SnapshotHeader| {
             if header.tenant != *pass.tenant() {
                 return Err(Refusal::new(
@@ -644,6 +657,7 @@ impl Engine {
             volatile,
             timings,
             computed,
+            json: OnceLock::new(),
         }))
     }
 

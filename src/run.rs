@@ -204,7 +204,7 @@ async fn compute(
     if !args.dry_run {
         deliverer = Some(service::deliverer(settings, &clock, &entropy).await.map_err(|e| fault(&e))?);
         let dir = (!settings.amnesia_mode).then_some(settings.state_dir.as_path());
-        key = Some(AttestKey::open(dir, &*entropy).map_err(|e| fault(&e))?);
+        key = Some(AttestKey::open(dir, &*entropy, settings.require_pq_on).map_err(|e| fault(&e))?);
     }
     let engine = Engine {
         pool,
@@ -218,6 +218,7 @@ async fn compute(
         key,
         bus: Bus::new(),
         clock: clock.clone(),
+        moved: Box::new(|_, _| {}),
     };
     let (entry, stages) = pipeline::start(&Arc::new(engine), &settings.stages);
     let progress = Arc::new(Progress::default());

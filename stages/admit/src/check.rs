@@ -7,6 +7,7 @@
 use crate::capability::{ClientCert, Grant, Keyring, Scope};
 use crate::error::Denied;
 use crate::metrics::AUTH_FAILURES_TOTAL;
+use crate::remembered::Remembered;
 use arc_swap::ArcSwap;
 use metrics::Counter;
 use rewarder_model::world::{BoxFuture, Clock};
@@ -20,24 +21,28 @@ pub trait Verifier: Send + Sync + 'static {
     fn verify<'a>(&'a self, token: &'a str, now: Duration) -> BoxFuture<'a, Result<Grant, Denied>>;
 }
 
-/// Verifies with the keys of the key file.
-pub struct LocalVerifier(ArcSwap<Keyring>);
+/// Verifies with the keys of the key file. What they found good is remembered for as long as they are in force.
+pub struct LocalVerifier(ArcSwap<(Keyring, Remembered)>);
 
 impl LocalVerifier {
     /// Verifies with these keys.
     pub fn new(keyring: Keyring) -> Self {
-        Self(ArcSwap::from_pointee(keyring))
+        Self(ArcSwap::from_pointee((keyring, Remembered::default())))
     }
 
     /// Verifies with these from now on.
     pub fn reload(&self, keyring: Keyring) {
-        self.0.store(Arc::new(keyring));
+        self.0.store(Arc::new((keyring, Remembered::default())));
     }
 }
 
 impl Verifier for LocalVerifier {
     fn verify<'a>(&'a self, token: &'a str, now: Duration) -> BoxFuture<'a, Result<Grant, Denied>> {
-        Box::pin(async move { self.0.load().verify(token, now) })
+        Box::pin(async move {
+            let in_force = self.0.load();
+            let (keyring, remembered) = &**in_force;
+            remembered.or_verify(token, now, || keyring.verify(token, now))
+        })
     }
 }
 
