@@ -22,7 +22,7 @@ use bytes::Bytes;
 use rewarder_admit::check::Pass;
 use rewarder_decode::{Dictionary, Progress, Source};
 use rewarder_emit::{AttestKey, Deliverer, Outcome as Emitted};
-use rewarder_flow::{Door, Pipeline, Pool, Step};
+use rewarder_flow::{Door, Lane, Pipeline, Pool, Step};
 use rewarder_model::world::Clock;
 use rewarder_model::{
     Attestation, Cid, EpochId, Intent, LedgerResult, Manifest, Policy, PolicyId, Reason, SnapshotHeader,
@@ -365,6 +365,9 @@ fn parse_policy(bytes: &[u8]) -> Result<Policy, Refusal> {
     Policy::parse(bytes).map_err(|e| Refusal::new(Reason::PolicyInvalid, e.to_string()))
 }
 
+/// Bytes of a row in a snapshot: actor, category, units.
+const ROW_BYTES: u64 = 4 + 1 + 8;
+
 /// Largest part of a run that is read into memory at once, other than the tables.
 const SMALL_PART_BYTES: u64 = 256 * 1024;
 
@@ -492,6 +495,7 @@ impl Engine {
         let expected = admitted.expected;
         let scored = self
             .pool
+            .lane(admitted.snapshot.len())
             .run(move || {
                 let Admitted { snapshot, policy, expected, admits } = admitted;
                 epoch::decode(&*snapshot, expected, &*admits, policy, &progress)
@@ -522,7 +526,8 @@ impl Engine {
         };
         let begun = self.clock.monotonic();
         let policy = scored.policy.clone();
-        let computed = self.pool.run(move || epoch::reward(scored)).await.map_err(|e| internal(&e))?;
+        let lane = self.pool.lane(scored.rows.saturating_mul(ROW_BYTES));
+        let computed = lane.run(move || epoch::reward(scored)).await.map_err(|e| internal(&e))?;
         let (outcome, names) = match computed {
             Ok(computed) => computed,
             Err(breach) => return Err(self.breach(breach).await),
@@ -532,13 +537,14 @@ impl Engine {
             None => None,
         };
         let it = self.clone();
-        let sealed = blocking(move || it.seal(outcome, names, attestation, &policy)).await?;
+        let sealed = blocking(move || it.seal(&lane, outcome, names, attestation, &policy)).await?;
         timings.reward = millis(self.clock.monotonic().saturating_sub(begun));
         Ok((request, timings, Box::new(sealed)))
     }
 
     fn seal(
         &self,
+        lane: &Lane,
         outcome: Outcome,
         names: Dictionary,
         attestation: Option<Attestation>,
@@ -551,9 +557,8 @@ impl Engine {
             let mut text = |to: &mut (dyn Write + Send)| {
                 outcome.table.pieces().try_for_each(|piece| to.write_all(piece))
             };
-            let mut arrow = |to: &mut (dyn Write + Send)| {
-                table::write_arrow(&self.pool, &outcome, &names, policy.scale(), to)
-            };
+            let mut arrow =
+                |to: &mut (dyn Write + Send)| table::write_arrow(lane, &outcome, &names, policy.scale(), to);
             store.put_run(
                 &manifest.tenant,
                 &manifest.epoch_id,
@@ -568,7 +573,7 @@ impl Engine {
             )?;
         }
         if let Some(out) = &self.out {
-            self.leave(out, &outcome, &names, policy).map_err(|e| {
+            self.leave(lane, out, &outcome, &names, policy).map_err(|e| {
                 Refusal::new(Reason::Internal, format!("{} cannot be written: {e}", out.dir.display()))
             })?;
         }
@@ -583,7 +588,14 @@ impl Engine {
     }
 
     /// Writes a batch job's files.
-    fn leave(&self, out: &Out, outcome: &Outcome, names: &Dictionary, policy: &Policy) -> io::Result<()> {
+    fn leave(
+        &self,
+        lane: &Lane,
+        out: &Out,
+        outcome: &Outcome,
+        names: &Dictionary,
+        policy: &Policy,
+    ) -> io::Result<()> {
         std::fs::create_dir_all(&out.dir)?;
         let inputs = std::fs::canonicalize(&out.inputs)?;
         let record = Record {
@@ -601,7 +613,7 @@ impl Engine {
                 })
             });
             write_file(&out.dir, part::ARROW, |to| {
-                table::write_arrow(&self.pool, outcome, names, policy.scale(), to)
+                table::write_arrow(lane, outcome, names, policy.scale(), to)
             })?;
             text.join().unwrap_or_else(|_| Err(io::Error::other("the text could not be written")))
         })?;

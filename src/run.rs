@@ -195,7 +195,7 @@ async fn compute(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let threads = NonZeroUsize::new(settings.concurrency_compute_workers.0).unwrap_or(NonZeroUsize::MIN);
-    let pool = Pool::new(threads).map_err(|e| fault(&e))?;
+    let pool = Pool::of_one_lane(threads).map_err(|e| fault(&e))?;
     let floor = match args.profile_stages {
         true => Some(measure_floor(&pool, &snapshot).await?),
         false => None,

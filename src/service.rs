@@ -75,7 +75,7 @@ pub struct Service {
     /// It takes no new jobs.
     draining: AtomicBool,
     latency: Histogram,
-    texts: crate::texts::Texts,
+    explained: crate::explained::Runs,
 }
 
 type FlightKey = (TenantId, Cid, bool);
@@ -92,7 +92,7 @@ struct RecentKey {
 /// Answers of finished runs, ready to be told again.
 #[derive(Default)]
 struct Recent {
-    runs: HashMap<RecentKey, Arc<Again>>,
+    runs: HashMap<RecentKey, Arc<Again>, ahash::RandomState>,
     order: VecDeque<RecentKey>,
 }
 
@@ -346,7 +346,7 @@ impl Service {
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             latency: histogram!(COMPUTE_LATENCY),
-            texts: crate::texts::Texts::default(),
+            explained: crate::explained::Runs::default(),
             settings: ArcSwap::from_pointee(settings),
             origin,
             engine,
@@ -375,6 +375,11 @@ impl Service {
         self.settings.load_full()
     }
 
+    /// Reads some of the settings in force: cheaper than to hold them, for what every request asks.
+    pub fn with_settings<T>(&self, read: impl FnOnce(&Settings) -> T) -> T {
+        read(&self.settings.load())
+    }
+
     /// The clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.engine.clock
@@ -398,9 +403,9 @@ impl Service {
             .ok_or_else(|| Refusal::new(Reason::Internal, "the service has no ledger"))
     }
 
-    /// Canonical texts that were asked for lately.
-    pub fn texts(&self) -> &crate::texts::Texts {
-        &self.texts
+    /// Runs that were explained lately.
+    pub fn explained(&self) -> &crate::explained::Runs {
+        &self.explained
     }
 
     /// The stages' knobs and dials.

@@ -10,7 +10,7 @@ use arrow_ipc::reader::FileReader;
 use arrow_ipc::writer::{FileWriter, StreamWriter};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use rayon::prelude::*;
-use rewarder_flow::Pool;
+use rewarder_flow::Lane;
 use rewarder_reward::Outcome;
 use std::io::{self, Read, Seek, Write};
 use std::ops::Range;
@@ -69,7 +69,7 @@ fn other(e: ArrowError) -> io::Error {
 /// # Errors
 /// Those of the writer.
 pub fn write_arrow(
-    pool: &Pool,
+    pool: &Lane,
     outcome: &Outcome,
     names: &(impl Names + ?Sized),
     scale: u8,
