@@ -142,6 +142,24 @@ impl Delivered {
         generator.subschema_for::<DeliveryRecord<'static>>()
     }
 
+    /// The delivery record of a run whose entry an operator has dropped.
+    pub(crate) fn dropped(entry: &Entry) -> Vec<u8> {
+        let record = DeliveryRecord {
+            schema: "rewarder.delivery.v1",
+            run_key: &entry.intent.run_key,
+            commitment: &entry.intent.commitment,
+            result: "dropped",
+            stored: None,
+            detail: None,
+            quarantine: false,
+            volatile: false,
+            attempts: u32::try_from(entry.attempts).unwrap_or(u32::MAX),
+            first_unix_ms: entry.first_unix_ms,
+            last_unix_ms: entry.last_unix_ms,
+        };
+        serde_json::to_vec(&record).unwrap_or_default()
+    }
+
     /// The word of the compute answer.
     pub const fn ledger_result(&self) -> LedgerResult {
         match self.outcome {
@@ -265,10 +283,23 @@ impl Deliverer {
     /// [`EmitError::Latched`] and [`EmitError::SpoolFull`], when nothing was sent and nothing is kept; others
     /// when that is uncertain: submit the same job again.
     pub async fn deliver(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
+        self.start(intent, false).await
+    }
+
+    /// The same for an intent that may have been sent before, also when the spool does not know it: the ledger is asked
+    /// first.
+    ///
+    /// # Errors
+    /// As [`deliver`](Self::deliver).
+    pub async fn deliver_again(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
+        self.start(intent, true).await
+    }
+
+    async fn start(self: &Arc<Self>, intent: Intent, unknown: bool) -> Result<Delivered, EmitError> {
         let (sender, delivered) = oneshot::channel();
         let this = self.clone();
         self.spawn.spawn(Box::pin(async move {
-            let _ = sender.send(this.emit(intent).await);
+            let _ = sender.send(this.emit(intent, unknown).await);
         }));
         delivered.await.unwrap_or(Err(EmitError::Broken))
     }
@@ -287,7 +318,7 @@ impl Deliverer {
         Ok(Flight { deliverer: self.clone(), run_key, result: sender })
     }
 
-    async fn emit(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
+    async fn emit(self: &Arc<Self>, intent: Intent, unknown: bool) -> Result<Delivered, EmitError> {
         let flight = loop {
             if self.latch.is_set() {
                 return Err(self.latched());
@@ -307,7 +338,7 @@ impl Deliverer {
                 }
             }
         };
-        let delivered = self.emit_alone(intent).await?;
+        let delivered = self.emit_alone(intent, unknown).await?;
         flight.land(&delivered);
         Ok(delivered)
     }
@@ -316,7 +347,7 @@ impl Deliverer {
         EmitError::Latched(self.latch.latched().map_or_else(String::new, |latched| latched.reason))
     }
 
-    async fn emit_alone(&self, intent: Intent) -> Result<Delivered, EmitError> {
+    async fn emit_alone(&self, intent: Intent, unknown: bool) -> Result<Delivered, EmitError> {
         let before = self.spool.find(&intent.run_key);
         let held = |outcome, entry: &Entry| Delivered {
             outcome,
@@ -339,7 +370,9 @@ impl Deliverer {
             None => {
                 let state = if brownout.is_some() { State::Pending } else { State::Sending };
                 let now = millis(self.clock.unix());
-                self.spool.admit(&intent, state, brownout.as_deref().unwrap_or_default(), now).await?
+                self.spool
+                    .admit(&intent, state, unknown, brownout.as_deref().unwrap_or_default(), now)
+                    .await?
             }
         };
         if entry.intent != intent {
@@ -672,7 +705,7 @@ impl Deliverer {
     }
 
     /// Runs what blocks (an fsync) where that is allowed.
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, EmitError> {

@@ -312,7 +312,7 @@ impl Spool {
     }
 
     /// Takes an intent in; when this returns it is as durable as the spool is. An entry of the same run is
-    /// returned as it stands.
+    /// returned as it stands. `unknown`: a ledger may have settled it before.
     ///
     /// # Errors
     /// [`SpoolError::Full`], when nothing of it was kept; others when it is uncertain.
@@ -320,6 +320,7 @@ impl Spool {
         &self,
         intent: &Intent,
         state: State,
+        unknown: bool,
         cause: &str,
         unix_ms: u64,
     ) -> Result<Entry, SpoolError> {
@@ -344,7 +345,7 @@ impl Spool {
                 seq,
                 intent: intent.clone(),
                 state,
-                unknown: false,
+                unknown,
                 cause: clip(cause, CAUSE_BYTES_MAX).to_owned(),
                 attempts: 0,
                 first_unix_ms: unix_ms,
