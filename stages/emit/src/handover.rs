@@ -17,9 +17,17 @@ use crate::delivery::{Delivered, Deliverer, Outcome};
 use crate::error::EmitError;
 use crate::plant;
 use crate::spool::Entry;
-use rewarder_model::{Cid, Claim, Intent, Manifest, Runs, RunsError, Status, TenantId};
+use rewarder_model::{Cid, Claim, EpochId, Intent, Manifest, Runs, RunsError, Status, TenantId};
 use serde::Deserialize;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two rounds of [`Handover::recover`]: a spool that is full at the start is soon less full.
+const RECOVER_PAUSE_FIRST: Duration = Duration::from_secs(1);
+/// At most.
+const RECOVER_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+type Claimed = (TenantId, EpochId, Cid);
 
 /// Delivery, and who keeps the runs; none for a batch job.
 #[derive(Clone)]
@@ -121,20 +129,32 @@ impl Handover {
         Ok(delivered?)
     }
 
-    /// Delivers a stored run whose delivery was promised and is not under way: never recorded, or recorded as held while
-    /// the spool does not know it. False if there is nothing to do.
+    /// Brings what a crash has left of a claim to an end: delivers a run whose delivery was promised and is not under way
+    /// (never recorded, or recorded as held while the spool does not know it), and gives the claim of one back that is
+    /// over without a settlement. True if the run was delivered.
     ///
     /// # Errors
     /// As for any delivery.
-    pub async fn redeliver(&self, tenant: &TenantId, run_key: &Cid) -> Result<bool, HandoverError> {
+    pub async fn redeliver(
+        &self,
+        tenant: &TenantId,
+        epoch: &EpochId,
+        run_key: &Cid,
+    ) -> Result<bool, HandoverError> {
         let Some(runs) = &self.runs else { return Ok(false) };
         let kept = self.deliverer.spool().find(run_key).is_some();
-        let (tenant, run_key) = (tenant.clone(), *run_key);
+        let (tenant, epoch, run_key) = (tenant.clone(), epoch.clone(), *run_key);
         let open = self
             .ask(runs, move |runs| {
-                let promised = match runs.delivery(&tenant, &run_key)? {
+                let record = runs.delivery(&tenant, &run_key)?;
+                let promised = match record.as_deref().and_then(result).as_deref() {
                     None => true,
-                    Some(json) => !kept && result(&json).is_some_and(|result| result == "held"),
+                    Some("held") => !kept,
+                    Some("conflict" | "dropped") if !kept => {
+                        runs.unclaim(&tenant, &epoch, &run_key)?;
+                        false
+                    }
+                    Some(_) => false,
                 };
                 if promised { runs.manifest(&tenant, &run_key) } else { Ok(None) }
             })
@@ -148,29 +168,55 @@ impl Handover {
         self.deliver(Intent::of(&manifest, Cid::of(&bytes))).await.map(|_| true)
     }
 
-    /// Delivers what a crash left between claim and delivery. The run key is the same, so that a ledger that has it
-    /// already says so.
+    /// Brings every claim that a crash has left to its end. The run key is the same, so that a ledger that has it already
+    /// says so. What cannot be delivered yet (no room in the spool, the latch, a disk that fails) is tried again until it
+    /// can.
     pub async fn recover(&self) {
         let Some(runs) = &self.runs else { return };
         if plant::is("redelivery_left_out") {
             return;
         }
-        let claims = match self.ask(runs, |runs| runs.claimed()).await {
-            Ok(claims) => claims,
-            Err(error) => {
-                tracing::error!(%error, "the claims cannot be read; what a crash left undelivered waits for the next start");
-                return;
+        let mut pause = RECOVER_PAUSE_FIRST;
+        let mut left = None;
+        loop {
+            let claims = match left.take() {
+                Some(claims) => Ok(claims),
+                None => self.ask(runs, |runs| runs.claimed()).await,
+            };
+            match claims {
+                Ok(claims) => {
+                    let again = self.recover_once(claims).await;
+                    if again.is_empty() {
+                        return;
+                    }
+                    left = Some(again);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the claims cannot be read; what a crash left undelivered waits");
+                }
             }
-        };
+            self.deliverer.clock().sleep(pause).await;
+            pause = (pause * 2).min(RECOVER_PAUSE_MAX);
+        }
+    }
+
+    /// One round; what has to be tried again.
+    async fn recover_once(&self, claims: Vec<Claimed>) -> Vec<Claimed> {
+        let mut again = Vec::new();
         for (tenant, epoch, run_key) in claims {
-            match self.redeliver(&tenant, &run_key).await {
+            match self.redeliver(&tenant, &epoch, &run_key).await {
                 Ok(false) => {}
                 Ok(true) => tracing::info!(%run_key, "a run that a crash had left undelivered was delivered"),
                 Err(error) => {
                     tracing::warn!(%run_key, %epoch, %error, "a run that a crash had left undelivered was not delivered");
+                    // The epoch is another run's, or nobody can read what was promised: trying again changes nothing.
+                    if !matches!(error, HandoverError::Conflict(_) | HandoverError::Manifest(_)) {
+                        again.push((tenant, epoch, run_key));
+                    }
                 }
             }
         }
+        again
     }
 
     /// An operator gives an entry of the quarantine up: it is not sent again, its run says so, and the epoch is free; the

@@ -1,7 +1,8 @@
 //! Sends quarantined intents again: oldest first, under the same run key, until they are settled.
 //!
 //! The law: one at a time; after a failure everything waits, longer with each failure in a row; an entry that
-//! fails waits longer by itself, so that one that can never be delivered does not stand before the others.
+//! fails waits longer by itself, so that one that can never be delivered does not stand before the others. A ledger's
+//! `Retry-After` is obeyed for all of them.
 //! Under the latch nothing is sent. What the ledger refuses, or finds in conflict with another run, waits for
 //! an operator from then on. How fast it goes is the breaker's to say: after a brownout the rate begins low.
 //!
@@ -110,6 +111,10 @@ impl Deliverer {
     ) -> Duration {
         if self.latch().is_set() || self.gap().is_none() {
             return IDLE_POLL;
+        }
+        let patience = self.patience();
+        if !patience.is_zero() {
+            return patience;
         }
         let now = self.clock().monotonic();
         let seq = match schedule.turn(&self.spool().pending(), now) {

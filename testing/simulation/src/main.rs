@@ -1,9 +1,11 @@
 //! The real emission code in a simulated world. `--seeds N [--first S]` plays runs and prints figures; `--seed S` plays
 //! one and prints what happened.
 
+mod check;
 mod disk;
 mod ledger;
 mod run;
+mod watch;
 mod world;
 
 use std::collections::BTreeMap;

@@ -38,6 +38,8 @@ pub struct Deliverer {
     pub(crate) reemit: ReemitConfig,
     breaker: Mutex<Breaker>,
     budget: Mutex<Budget>,
+    /// The ledger wants the quarantine to wait until then.
+    patience: Mutex<Duration>,
     /// Runs on their way, and what becomes of them.
     flights: Mutex<BTreeMap<Cid, watch::Receiver<Option<Delivered>>>>,
     listener: OnceLock<Listener>,
@@ -45,6 +47,9 @@ pub struct Deliverer {
     meters: Meters,
     pub(crate) changed: Notify,
 }
+
+/// Longest `Retry-After` that the quarantine obeys: a ledger that means longer says so again.
+const PATIENCE_MAX: Duration = Duration::from_secs(300);
 
 type Listener = Box<dyn Fn(Notice) + Send + Sync>;
 type Recorder = Box<dyn Fn(&Intent, &Delivered) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -241,6 +246,7 @@ impl Deliverer {
             reemit,
             breaker: Mutex::new(Breaker::new(breaker)),
             budget: Mutex::default(),
+            patience: Mutex::default(),
             flights: Mutex::default(),
             listener: OnceLock::new(),
             recorder: OnceLock::new(),
@@ -499,6 +505,11 @@ impl Deliverer {
     ) -> Option<Result<T, LedgerError>> {
         let (result, latency) = self.timed(call, timeout).await;
         let ok = answered(&result);
+        if let Some(Err(LedgerError { retry_after: Some(after), .. })) = &result {
+            let until = self.clock.monotonic() + (*after).min(PATIENCE_MAX);
+            let mut patience = lock(&self.patience);
+            *patience = until.max(*patience);
+        }
         if ok {
             lock(&self.budget).earn();
         }
@@ -684,6 +695,11 @@ impl Deliverer {
     /// Least time between two that are sent again; `None` while nothing is.
     pub(crate) fn gap(&self) -> Option<Duration> {
         lock(&self.breaker).gap(&self.reemit)
+    }
+
+    /// How long the ledger still wants to be left alone by the quarantine.
+    pub(crate) fn patience(&self) -> Duration {
+        lock(&self.patience).saturating_sub(self.clock.monotonic())
     }
 
     /// The latch.

@@ -311,6 +311,13 @@ impl Spool {
         self.0.config.entries_max
     }
 
+    /// Entries, places that are reserved for more included, and the bytes that they are charged.
+    pub fn usage(&self) -> (u64, u64) {
+        let index = self.index();
+        let reserved = index.reserved.values().filter(|seq| !index.kept.contains_key(seq)).count();
+        ((index.kept.len() + reserved) as u64, index.bytes)
+    }
+
     /// Takes an intent in; when this returns it is as durable as the spool is. An entry of the same run is
     /// returned as it stands. `unknown`: a ledger may have settled it before.
     ///
@@ -567,12 +574,20 @@ fn read(disk: Option<Arc<dyn Disk>>) -> Result<(Option<Log>, Found, Index), Spoo
     let mut index = Index { next: 1, ..Index::default() };
     let Some(disk) = disk else { return Ok((None, Found::default(), index)) };
     let mut entries: BTreeMap<u64, Entry> = BTreeMap::new();
+    let mut by_run_key = BTreeMap::new();
     let mut unreadable = false;
     let mut next = 1;
     let (mut log, mut found) = Log::open(disk, |said| match said {
         Said::Put(json) => match serde_json::from_slice::<Entry>(json) {
             Ok(entry) => {
                 next = next.max(entry.seq + 1);
+                // One run key, one entry: it was taken in again when the one before was gone, and that was never made
+                // durable.
+                if let Some(before) = by_run_key.insert(entry.intent.run_key, entry.seq)
+                    && before != entry.seq
+                {
+                    entries.remove(&before);
+                }
                 entries.insert(entry.seq, entry);
             }
             Err(_) => unreadable = true,
