@@ -9,7 +9,8 @@
 //!    then: it must not keep another run of the epoch from being paid.
 //! 3. **Claimed and not recorded is delivered by the next start.** So is what was recorded as held and is not in the spool
 //!    any more: its disk has lost it.
-//! 4. **A claim that stood before may have been sent before**: the ledger is asked first.
+//! 4. **A run that was claimed or recorded before may have been sent before**, also one that an operator has dropped: the
+//!    ledger is asked first.
 //!
 //! Why not within [`Deliverer`]: a batch job delivers without a store, and a spool that knew of runs would have two laws.
 
@@ -98,19 +99,24 @@ impl Handover {
     /// See [`HandoverError`]; an [`Outcome::Conflict`] is none, though the claim is given back for it.
     pub async fn deliver(&self, intent: Intent) -> Result<Delivered, HandoverError> {
         let Some(runs) = &self.runs else { return Ok(self.deliverer.deliver(intent).await?) };
-        let claim = if plant::is("claim_left_out") {
-            Claim::Claimed
-        } else {
-            let claiming = intent.clone();
-            self.ask(runs, move |runs| runs.claim(&claiming.tenant, &claiming.epoch_id, &claiming.run_key))
-                .await?
-        };
+        let of = intent.clone();
+        let (claim, before) = self
+            .ask(runs, move |runs| {
+                let claim = if plant::is("claim_left_out") {
+                    Claim::Claimed
+                } else {
+                    runs.claim(&of.tenant, &of.epoch_id, &of.run_key)?
+                };
+                Ok((claim, claim == Claim::Same || runs.delivery(&of.tenant, &of.run_key)?.is_some()))
+            })
+            .await?;
         if let Claim::Conflict(other) = claim {
             return Err(HandoverError::Conflict(other));
         }
-        let delivered = match claim {
-            Claim::Claimed => self.deliverer.deliver(intent.clone()).await,
-            _ => self.deliverer.deliver_again(intent.clone()).await,
+        let delivered = if before {
+            self.deliverer.deliver_again(intent.clone()).await
+        } else {
+            self.deliverer.deliver(intent.clone()).await
         };
         let nothing_sent = match &delivered {
             Ok(delivered) => {

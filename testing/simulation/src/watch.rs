@@ -81,6 +81,8 @@ struct Seen {
     again: BTreeSet<u64>,
     /// The last of those: run, when its attempt ended.
     last_again: Option<(Cid, Duration)>,
+    /// The last entry of the quarantine that was tried by anybody.
+    last_pending: Option<Cid>,
     /// Most entries that were there at the start, before the present limit.
     entries_at_start: u64,
 }
@@ -125,6 +127,7 @@ impl Watch {
             dropped: BTreeSet::new(),
             again: BTreeSet::new(),
             last_again: None,
+            last_pending: None,
             entries_at_start: 0,
         };
         Self { world, verdict, seen: Arc::new(Mutex::new(seen)) }
@@ -154,7 +157,7 @@ impl Watch {
         seen.delivering.clear();
         seen.again.clear();
         seen.patience.clear();
-        seen.last_again = None;
+        (seen.last_again, seen.last_pending) = (None, None);
         drop(seen);
         drop(deliverer);
     }
@@ -309,7 +312,7 @@ impl Watch {
                 if !handed {
                     again = true;
                     // An emission under way goes on.
-                    let goes_on = seen.last_again.is_some_and(|(last, _)| last == *run_key);
+                    let goes_on = seen.last_pending == Some(*run_key);
                     if !goes_on && pending.iter().any(|older| *older < seq && !seen.again.contains(older)) {
                         broken("began before an older one's turn");
                     }
@@ -325,6 +328,7 @@ impl Watch {
                     }
                 }
                 seen.again.insert(seq);
+                seen.last_pending = Some(*run_key);
             }
         }
         let silence = seen.silences;
