@@ -113,7 +113,7 @@ impl Handover {
         if let Claim::Conflict(other) = claim {
             return Err(HandoverError::Conflict(other));
         }
-        let delivered = if before {
+        let delivered = if before && !plant::is("repetition_forgets_to_ask") {
             self.deliverer.deliver_again(intent.clone()).await
         } else {
             self.deliverer.deliver(intent.clone()).await
@@ -156,7 +156,7 @@ impl Handover {
                 let promised = match record.as_deref().and_then(result).as_deref() {
                     None => true,
                     Some("held") => !kept,
-                    Some("conflict" | "dropped") if !kept => {
+                    Some("conflict" | "dropped") if !kept && !plant::is("stale_claim_stays") => {
                         runs.unclaim(&tenant, &epoch, &run_key)?;
                         false
                     }
@@ -192,7 +192,7 @@ impl Handover {
             match claims {
                 Ok(claims) => {
                     let again = self.recover_once(claims).await;
-                    if again.is_empty() {
+                    if again.is_empty() || plant::is("recovery_gives_up") {
                         return;
                     }
                     left = Some(again);

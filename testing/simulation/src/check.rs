@@ -60,7 +60,9 @@ pub fn audit(log: &[u8], before: &[u8], acts: &[(&'static str, String, String)])
 
 /// The law that is broken once everything is at rest.
 pub fn at_rest(scene: &Scene) -> Option<String> {
-    settlements(scene).or_else(|| promises(scene)).or_else(|| scene.slots.iter().find_map(|slot| records(scene, slot)))
+    settlements(scene)
+        .or_else(|| promises(scene))
+        .or_else(|| scene.slots.iter().find_map(|slot| records(scene, slot)))
 }
 
 fn settlements(scene: &Scene) -> Option<String> {
@@ -77,7 +79,10 @@ fn settlements(scene: &Scene) -> Option<String> {
     // dropped is another's responsibility.
     let dropped = scene.dropped();
     let freed = |epoch: &str| {
-        scene.jobs.iter().any(|job| job.intent.epoch_id.as_str() == epoch && dropped.contains(&job.intent.run_key))
+        scene
+            .jobs
+            .iter()
+            .any(|job| job.intent.epoch_id.as_str() == epoch && dropped.contains(&job.intent.run_key))
     };
     let double = book.doubles.iter().find(|(_, epoch)| !freed(epoch));
     double.map(|(_, epoch)| format!("{epoch} was paid twice"))
@@ -147,7 +152,9 @@ fn records(scene: &Scene, slot: &crate::run::Slot) -> Option<String> {
             _ => false,
         };
         if !lawful {
-            return Some(format!("{epoch} is claimed by a run whose record says {word}; kept {kept}, settled {settled}"));
+            return Some(format!(
+                "{epoch} is claimed by a run whose record says {word}; kept {kept}, settled {settled}"
+            ));
         }
         let disk_was_well = !scene.plan.failing && !scene.plan.full && !scene.plan.rot;
         if settled && scene.slots.len() == 1 && disk_was_well && !matches!(word, "accepted" | "dup") {

@@ -175,8 +175,12 @@ impl SimDisk {
         }
         if rot {
             let spool = medium.names.iter().filter(|(name, _)| name.ends_with(".log"));
-            let files: Vec<_> = spool.filter_map(|(_, node)| if let Node::File(id) = node { Some(*id) } else { None }).collect();
-            if let Some(file) = files.last().and_then(|id| medium.files.get_mut(*id)).filter(|file| !file.live.is_empty()) {
+            let files: Vec<_> = spool
+                .filter_map(|(_, node)| if let Node::File(id) = node { Some(*id) } else { None })
+                .collect();
+            if let Some(file) =
+                files.last().and_then(|id| medium.files.get_mut(*id)).filter(|file| !file.live.is_empty())
+            {
                 let at = usize::try_from(self.world.below(file.live.len() as u64)).unwrap_or(0);
                 file.live[at] ^= 1 << self.world.below(8);
                 *medium.faults.entry("bit rot").or_default() += 1;
@@ -208,7 +212,8 @@ impl SimDisk {
         }
         if may_fail && medium.failing && self.world.one_in(FAILS_ONE_IN) {
             *medium.faults.entry("I/O error").or_default() += 1;
-            let kind = if takes && self.world.one_in(2) { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+            let kind =
+                if takes && self.world.one_in(2) { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
             return Err(kind.into());
         }
         Ok(guard)
@@ -368,7 +373,9 @@ impl Disk for SimDisk {
             _ => {}
         }
         let mut change: Change = tree.iter().map(|(name, _)| (name.clone(), None)).collect();
-        change.extend(tree.into_iter().map(|(name, node)| (format!("{to}{}", &name[from.len()..]), Some(node))));
+        change.extend(
+            tree.into_iter().map(|(name, node)| (format!("{to}{}", &name[from.len()..]), Some(node))),
+        );
         medium.change(change);
         Ok(())
     }

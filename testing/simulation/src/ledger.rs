@@ -122,7 +122,10 @@ impl SimLedger {
         if let Some(other) = book.epochs.get(&key(intent)).copied() {
             let rogue = book.settled.get(&other).is_some_and(|settled| settled.rogue);
             if !self.nature.weak {
-                return book.settled.get(&other).map_or(Answer::Accepted, |settled| Answer::Conflict(settled.record));
+                return book
+                    .settled
+                    .get(&other)
+                    .map_or(Answer::Accepted, |settled| Answer::Conflict(settled.record));
             }
             if !rogue {
                 book.doubles.insert(key(intent));
@@ -165,7 +168,8 @@ impl SimLedger {
             if self.hit(8) {
                 self.fault("ledger's disk fails");
                 let done = world.one_in(2).then(&act);
-                let verdict = if done.is_none() && world.one_in(2) { Verdict::Retry } else { Verdict::Unknown };
+                let verdict =
+                    if done.is_none() && world.one_in(2) { Verdict::Retry } else { Verdict::Unknown };
                 return Err(error(verdict, None, "the disk failed"));
             }
             if self.hit(4) {
@@ -269,7 +273,10 @@ impl Ledger for Port {
                 if ledger.nature.lies && !ledger.well() && ledger.hit(2) {
                     ledger.fault("wrong dup");
                     ledger.world.sleep(ledger.world.millis(20)).await;
-                    break 'answer Ok(Answer::Dup(Record { run_key: intent.run_key, commitment: Cid::of(b"lie") }));
+                    break 'answer Ok(Answer::Dup(Record {
+                        run_key: intent.run_key,
+                        commitment: Cid::of(b"lie"),
+                    }));
                 }
                 let (it, sent) = (ledger.clone(), intent.clone());
                 ledger.carry(move || it.settle(&sent)).await

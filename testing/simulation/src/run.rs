@@ -176,7 +176,9 @@ fn job(n: u64, epoch: u64) -> Job {
 /// All jobs that there can be: making one takes longer than a step of a run.
 fn jobs() -> &'static [Job] {
     static JOBS: OnceLock<Vec<Job>> = OnceLock::new();
-    JOBS.get_or_init(|| (0..CLIENTS_MAX * CLIENTS_MAX).map(|at| job(at / CLIENTS_MAX, at % CLIENTS_MAX)).collect())
+    JOBS.get_or_init(|| {
+        (0..CLIENTS_MAX * CLIENTS_MAX).map(|at| job(at / CLIENTS_MAX, at % CLIENTS_MAX)).collect()
+    })
 }
 
 /// What a client was told last.
@@ -223,7 +225,8 @@ impl Slot {
     /// An operator was told that an act is done: its line is there, for good.
     fn acted(&self, act: &'static str, subject: String, reason: String) {
         let mut state = self.state();
-        if let Some(end) = state.disk.peek(check::AUDIT).and_then(|bytes| check::end_of_line(&bytes, &reason)) {
+        if let Some(end) = state.disk.peek(check::AUDIT).and_then(|bytes| check::end_of_line(&bytes, &reason))
+        {
             if end.len() > state.audit.len() {
                 state.audit = end;
             }
@@ -271,7 +274,12 @@ impl Scene {
 }
 
 /// Opens what the service opens, in its order.
-async fn open(host: &Host, slot: &Slot, ledger: &SimLedger, settings: Settings) -> Result<(Handover, Store), String> {
+async fn open(
+    host: &Host,
+    slot: &Slot,
+    ledger: &SimLedger,
+    settings: Settings,
+) -> Result<(Handover, Store), String> {
     let disk = slot.state().disk.clone();
     let port: Arc<dyn Disk> = Arc::new(disk.clone());
     let around = Arc::new(host.clone());
@@ -563,7 +571,8 @@ pub fn run(seed: u64, trace: bool) -> Report {
     let count = 2 + world.below(CLIENTS_MAX - 1);
     // One in four wants an epoch that another wants too.
     let epochs = (0..count).map(|n| (n, if n > 0 && world.one_in(4) { world.below(n) } else { n }));
-    let jobs: Vec<_> = epochs.filter_map(|(n, epoch)| jobs().get((n * CLIENTS_MAX + epoch) as usize)).collect();
+    let jobs: Vec<_> =
+        epochs.filter_map(|(n, epoch)| jobs().get((n * CLIENTS_MAX + epoch) as usize)).collect();
     let verdict = Verdict::default();
     let slots = (0..plan.hosts).map(|id| {
         Arc::new(Slot {
@@ -713,7 +722,6 @@ fn unrest(scene: &Scene) -> String {
     format!("not at rest long after the last fault; clients {waiting:?} wait")
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::run;
@@ -741,10 +749,31 @@ mod tests {
             }
         }
         let kinds = [
-            "5xx after the deed", "I/O error", "answer lost", "bit rot", "busy", "clock jump", "crash", "disk full",
-            "duplicate", "foreign settlement", "hang", "late", "ledger's disk fails", "names lost", "operator's act",
-            "partition", "partition begins", "refused for good", "request lost", "slow", "stale answer",
-            "unsynced write kept", "write lost", "write torn", "wrong dup",
+            "5xx after the deed",
+            "I/O error",
+            "answer lost",
+            "bit rot",
+            "busy",
+            "clock jump",
+            "crash",
+            "disk full",
+            "duplicate",
+            "foreign settlement",
+            "hang",
+            "late",
+            "ledger's disk fails",
+            "names lost",
+            "operator's act",
+            "partition",
+            "partition begins",
+            "refused for good",
+            "request lost",
+            "slow",
+            "stale answer",
+            "unsynced write kept",
+            "write lost",
+            "write torn",
+            "wrong dup",
         ];
         for kind in kinds {
             assert!(faults.get(kind).is_some_and(|n| *n > 0), "{kind} never happened: {faults:?}");

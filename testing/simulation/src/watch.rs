@@ -390,9 +390,13 @@ impl Drop for Attempt {
                     seen.silences += 1;
                 }
             }
-            (Silence::Whole(good), true, None) if good + 1 >= GOOD_PROBES => seen.silence = Silence::Half(now),
+            (Silence::Whole(good), true, None) if good + 1 >= GOOD_PROBES => {
+                seen.silence = Silence::Half(now)
+            }
             (Silence::Whole(good), ok, None) => seen.silence = Silence::Whole(if ok { good + 1 } else { 0 }),
-            (Silence::Half(since), false, _) if now.saturating_sub(since) < seen.settings.breaker.exit_after => {
+            (Silence::Half(since), false, _)
+                if now.saturating_sub(since) < seen.settings.breaker.exit_after =>
+            {
                 (seen.silence, seen.under_way) = (Silence::Whole(0), 0);
                 seen.silences += 1;
             }

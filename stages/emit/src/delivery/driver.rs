@@ -16,6 +16,7 @@ use crate::health::Estimate;
 use crate::latch::Latch;
 use crate::ledger::{Ledger, LedgerError, Record, Verdict};
 use crate::metrics::Meters;
+use crate::plant;
 use crate::spool::{Entry, Hold, Spool, State};
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent, LedgerResult};
@@ -271,6 +272,9 @@ impl Deliverer {
     }
 
     pub(crate) async fn recorded(&self, intent: &Intent, delivered: &Delivered) {
+        if plant::is("record_left_out") {
+            return;
+        }
         if let Some(recorder) = self.recorder.get() {
             recorder(intent, delivered).await;
         }
@@ -369,7 +373,9 @@ impl Deliverer {
         }
         let brownout = {
             let breaker = lock(&self.breaker);
-            (breaker.mode() != Mode::Closed).then(|| format!("the ledger is browned out ({})", breaker.why()))
+            let taken = breaker.mode() == Mode::HalfOpen && plant::is("half_open_takes_jobs");
+            (breaker.mode() != Mode::Closed && !taken)
+                .then(|| format!("the ledger is browned out ({})", breaker.why()))
         };
         let entry = match before {
             Some(entry) => entry,
@@ -400,6 +406,9 @@ impl Deliverer {
         }
         let delivered = self.run(&intent, entry.unknown, Permit::Job).await;
         let hold = self.hold(&delivered);
+        if hold.is_some() && plant::is("what_is_held_is_forgotten") {
+            self.spool.settle(entry.seq);
+        }
         if let Some(hold) = &hold {
             self.spool.update(entry.seq, hold).await;
             tracing::warn!(run_key = %intent.run_key, cause = hold.cause, "an intent was quarantined");
@@ -438,14 +447,16 @@ impl Deliverer {
     fn permitted(&self, permit: Permit) -> bool {
         match lock(&self.breaker).mode() {
             Mode::Closed => true,
-            Mode::HalfOpen => permit == Permit::Quarantine,
-            Mode::Open => false,
+            Mode::HalfOpen => permit == Permit::Quarantine || plant::is("half_open_takes_jobs"),
+            Mode::Open => permit == Permit::Quarantine && plant::is("brownout_ignored_by_reemission"),
         }
     }
 
     /// Drives the machine to its end.
     pub(crate) async fn run(&self, intent: &Intent, unknown: bool, permit: Permit) -> Delivered {
         let first_unix_ms = millis(self.clock.unix());
+        let ignored = plant::is("latch_ignored_by_attempts_under_way")
+            || (permit == Permit::Quarantine && plant::is("latch_ignored_by_reemission"));
         let mut attempts = 0;
         let mut state = Delivery::new(intent, self.config, unknown);
         let mut event = Event::Begin;
@@ -456,10 +467,13 @@ impl Deliverer {
             event = Event::EmissionOff;
             for action in actions {
                 event = match action {
-                    Action::Submit(_) if self.latch.is_set() => Event::EmissionOff,
+                    Action::Submit(_) if self.latch.is_set() && !ignored => Event::EmissionOff,
                     Action::Submit(_) | Action::Lookup(_) if !self.permitted(permit) => Event::Brownout,
                     Action::Submit(timeout) => {
                         attempts += 1;
+                        let planted = plant::is("key_from_another_field")
+                            .then(|| Intent { run_key: intent.inputs_cid, ..intent.clone() });
+                        let intent = planted.as_ref().unwrap_or(intent);
                         let answer = self.attempt(self.ledger.submit(intent), timeout, true).await;
                         answer.map_or(Event::TimedOut, |answer| {
                             answer.map_or_else(Event::Failed, Event::Answered)
@@ -467,7 +481,12 @@ impl Deliverer {
                     }
                     Action::Lookup(timeout) => {
                         attempts += 1;
-                        let found = self.attempt(self.ledger.lookup(&intent.run_key), timeout, false).await;
+                        let key = if plant::is("question_under_another_key") {
+                            &intent.commitment
+                        } else {
+                            &intent.run_key
+                        };
+                        let found = self.attempt(self.ledger.lookup(key), timeout, false).await;
                         found.map_or(Event::TimedOut, |found| found.map_or_else(Event::Failed, Event::Found))
                     }
                     Action::Wait { .. } if !lock(&self.budget).spend() => Event::NoBudget,
@@ -526,6 +545,7 @@ impl Deliverer {
         timeout: Duration,
     ) -> (Option<Result<T, LedgerError>>, Duration) {
         let began = self.clock.monotonic();
+        let timeout = if plant::is("attempts_never_time_out") { timeout * 8 } else { timeout };
         let result = tokio::select! {
             biased;
             result = call => Some(result),
@@ -595,7 +615,7 @@ impl Deliverer {
     /// # Errors
     /// Without a reason, or the disk's; the act must not take effect then.
     pub async fn audited(&self, act: &'static str, subject: String, reason: String) -> Result<(), EmitError> {
-        if reason.trim().is_empty() {
+        if reason.trim().is_empty() && !plant::is("acts_need_no_reason") {
             return Err(EmitError::NoReason);
         }
         let (latch, unix) = (self.latch.clone(), self.clock.unix());
@@ -625,7 +645,7 @@ impl Deliverer {
         self.audited("release", entry.intent.run_key.to_string(), reason).await?;
         let hold = Hold {
             state: State::Pending,
-            unknown: true,
+            unknown: !plant::is("release_forgets_to_ask"),
             cause: "released by an operator".into(),
             attempts: 0,
             first_unix_ms: entry.first_unix_ms,
@@ -644,7 +664,9 @@ impl Deliverer {
     pub async fn drop_entry(self: &Arc<Self>, seq: u64, reason: String) -> Result<Option<Entry>, EmitError> {
         let Some(entry) = self.spool.show(seq) else { return Ok(None) };
         let Ok(_flight) = self.take_off(entry.intent.run_key) else { return Err(EmitError::OnItsWay) };
-        self.audited("drop", entry.intent.run_key.to_string(), reason).await?;
+        if !plant::is("drop_forgets_the_audit") {
+            self.audited("drop", entry.intent.run_key.to_string(), reason).await?;
+        }
         let entry = self.spool.remove(seq).await?;
         self.show_depth();
         Ok(entry)
@@ -657,6 +679,9 @@ impl Deliverer {
     pub async fn probe(&self) -> Result<(), LedgerError> {
         let (result, latency) = self.timed(self.ledger.probe(), self.config.attempt).await;
         self.signal(Signal::Probe { latency, ok: answered(&result) });
+        if plant::is("probe_counts_as_settled") && answered(&result) {
+            self.spool.pending().first().and_then(|seq| self.spool.settle(*seq));
+        }
         result.unwrap_or_else(|| Err(LedgerError::new(Verdict::Retry, "the ledger did not answer in time")))
     }
 

@@ -27,6 +27,7 @@ pub use log::{Found, ReadError, SPOOL_DIR};
 
 use crate::audit::clip;
 use crate::config::QuarantineConfig;
+use crate::plant;
 use log::{CommitError, Log, Said};
 use rewarder_model::world::disk::{Disk, Guard};
 use rewarder_model::world::{Clock, Spawn};
@@ -337,7 +338,8 @@ impl Spool {
             if let Some(kept) = index.by_run_key.get(&intent.run_key).and_then(|seq| index.kept.get(seq)) {
                 return kept.entry().ok_or(SpoolError::Unreadable);
             }
-            let places = (index.kept.len() + index.reserved.len()) as u64;
+            let reserved = if plant::is("place_not_reserved") { 0 } else { index.reserved.len() };
+            let places = (index.kept.len() + reserved) as u64;
             if places >= self.0.config.entries_max
                 || index.bytes.saturating_add(charge) > self.0.config.bytes_max
                 || index.reserved.contains_key(&intent.run_key)
@@ -363,7 +365,7 @@ impl Spool {
         let written = self.write(seq, kept).await;
         let mut index = self.index();
         index.reserved.remove(&intent.run_key);
-        if written.is_err() {
+        if written.is_err() && !plant::is("place_not_given_back") {
             index.bytes = index.bytes.saturating_sub(charge);
         }
         written.map(|()| entry)
@@ -559,7 +561,8 @@ impl Spool {
     fn checkpoint(&self, log: &mut Log) -> io::Result<()> {
         // The bytes are shared, not copied.
         let live: Vec<_> = self.index().kept.values().map(|kept| kept.json.clone()).collect();
-        let payloads: Vec<_> = live.iter().map(|json| log::put(json)).collect();
+        let planted = usize::from(plant::is("checkpoint_leaves_one_out"));
+        let payloads: Vec<_> = live.iter().skip(planted).map(|json| log::put(json)).collect();
         log.checkpoint(payloads.iter().map(Vec::as_slice))
     }
 }
@@ -585,6 +588,7 @@ fn read(disk: Option<Arc<dyn Disk>>) -> Result<(Option<Log>, Found, Index), Spoo
                 // durable.
                 if let Some(before) = by_run_key.insert(entry.intent.run_key, entry.seq)
                     && before != entry.seq
+                    && !plant::is("one_run_two_entries")
                 {
                     entries.remove(&before);
                 }
@@ -600,6 +604,9 @@ fn read(disk: Option<Arc<dyn Disk>>) -> Result<(Option<Log>, Found, Index), Spoo
     if unreadable {
         return Err(SpoolError::Unreadable);
     }
+    if plant::is("recovery_skips_the_last") {
+        entries.pop_last();
+    }
     index.next = next;
     for (seq, mut entry) in entries {
         if entry.state == State::Sending {
@@ -611,7 +618,8 @@ fn read(disk: Option<Arc<dyn Disk>>) -> Result<(Option<Log>, Found, Index), Spoo
         index.insert(seq, Kept::of(&entry));
     }
     found.entries = index.kept.len() as u64;
-    let payloads: Vec<_> = index.kept.values().map(|kept| log::put(&kept.json)).collect();
+    let planted = usize::from(plant::is("checkpoint_leaves_one_out"));
+    let payloads: Vec<_> = index.kept.values().skip(planted).map(|kept| log::put(&kept.json)).collect();
     if let Err(error) = log.checkpoint(payloads.iter().map(Vec::as_slice)) {
         // A full disk is no reason not to start: what is held can be delivered, and makes room.
         tracing::warn!(%error, "the spool could not be rewritten at the start; it goes on as it was");
