@@ -18,6 +18,7 @@ mod problem;
 mod seal;
 mod serve;
 
+pub use places::Impatient;
 pub use problem::Problem;
 pub use serve::{Bound, run};
 

@@ -65,7 +65,7 @@ impl Drop for Place {
 }
 
 /// A stream whose peer has to take bytes: a write that gets nowhere for `patience` fails with `TimedOut`.
-pub(super) struct Impatient<S> {
+pub struct Impatient<S> {
     stream: S,
     patience: Duration,
     /// Runs while a write waits.
@@ -73,7 +73,8 @@ pub(super) struct Impatient<S> {
 }
 
 impl<S> Impatient<S> {
-    pub(super) fn new(stream: S, patience: Duration) -> Self {
+    /// Bounds the waiting of writes.
+    pub fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, stalled: None }
     }
 

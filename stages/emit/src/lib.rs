@@ -27,6 +27,8 @@ pub mod audit;
 pub mod breaker;
 mod budget;
 pub mod config;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod delivery;
 mod error;
 mod files;
