@@ -16,7 +16,8 @@ use rewarder_admit::{
 };
 use rewarder_emit::{
     AttestKey, Audit, BreakerConfig, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
-    HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, QuarantineConfig, ReemitConfig, Spool, Surroundings,
+    HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, PostgresLedger, QuarantineConfig, ReemitConfig,
+    Spool, Surroundings,
 };
 use rewarder_flow::{Controls, Envelope, Pipeline, Pool, PushError, Unanswered, ticket};
 use rewarder_model::world::disk::{Disk, RealDisk};
@@ -130,6 +131,7 @@ pub async fn ledger(
                 .map_err(|e| failed("the embedded ledger cannot be opened")(&e))?,
         ),
         LedgerUrl::Http(base) => Arc::new(HttpLedger::new(base)),
+        LedgerUrl::Postgres(url) => Arc::new(PostgresLedger::new(url.config())),
     })
 }
 

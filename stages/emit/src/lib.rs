@@ -55,7 +55,9 @@ pub use delivery::{Delivered, Deliverer, Notice, Outcome, Surroundings};
 pub use error::EmitError;
 pub use health::{Estimate, Health};
 pub use latch::{Latch, Latched};
-pub use ledger::{Answer, EmbeddedLedger, HttpLedger, Ledger, LedgerError, LedgerUrl, Record, Verdict};
+pub use ledger::{
+    Answer, EmbeddedLedger, HttpLedger, Ledger, LedgerError, LedgerUrl, PostgresLedger, Record, Verdict,
+};
 pub use redb_file::DbError;
 pub use reemit::Schedule;
 pub use spool::{Entry, Found, Hold, Spool, SpoolError, State};

@@ -7,11 +7,13 @@
 
 mod embedded;
 mod http;
+mod postgres;
 mod url;
 
 pub use embedded::{EmbeddedLedger, LEDGER_FILE, PAGE_MAX};
 pub use http::HttpLedger;
-pub use url::{LedgerUrl, LedgerUrlError};
+pub use postgres::PostgresLedger;
+pub use url::{LedgerUrl, LedgerUrlError, PostgresUrl, shown};
 
 use rewarder_model::world::BoxFuture;
 use rewarder_model::{Cid, Intent};
