@@ -122,15 +122,15 @@ fn state_dir(settings: &Settings) -> Option<&Path> {
 pub async fn ledger(
     url: &LedgerUrl,
     state_dir: Option<&Path>,
-    clock: &dyn Clock,
+    clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Ledger>, StartError> {
     Ok(match url {
         LedgerUrl::Embedded => Arc::new(
-            EmbeddedLedger::open(state_dir, clock)
+            EmbeddedLedger::open(state_dir, &**clock)
                 .await
                 .map_err(|e| failed("the embedded ledger cannot be opened")(&e))?,
         ),
-        LedgerUrl::Http(base) => Arc::new(HttpLedger::new(base)),
+        LedgerUrl::Http(base) => Arc::new(HttpLedger::new(base).with_clock(clock.clone())),
         LedgerUrl::Postgres(url) => Arc::new(PostgresLedger::new(url.config())),
     })
 }
@@ -180,7 +180,7 @@ pub async fn deliverer(
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Arc<Deliverer>, StartError> {
-    let ledger = ledger(&settings.ledger_url, state_dir(settings), &**clock).await?;
+    let ledger = ledger(&settings.ledger_url, state_dir(settings), clock).await?;
     deliverer_with(settings, clock, entropy, ledger).await
 }
 
