@@ -271,21 +271,6 @@ fn tell(deliverer: &Arc<Deliverer>, bus: &Bus, clock: &Arc<dyn Clock>) {
     });
 }
 
-/// What becomes of a run is kept beside it.
-fn record(deliverer: &Arc<Deliverer>, store: &Store) {
-    let store = store.clone();
-    deliverer.record(move |intent: &Intent, delivered: &Delivered| {
-        let (store, tenant, run_key) = (store.clone(), intent.tenant.clone(), intent.run_key);
-        let json = delivered.to_json(intent);
-        Box::pin(async move {
-            let written = pipeline::blocking(move || Ok(store.set_delivery(&tenant, &run_key, &json)?)).await;
-            if let Err(error) = written {
-                tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
-            }
-        })
-    });
-}
-
 impl Service {
     /// Opens everything and starts the stages. The pipeline comes back apart, for whoever drains it.
     ///
@@ -310,7 +295,6 @@ impl Service {
             .map_err(|e| failed("the compute pool")(&e))?;
         let bus = Bus::new();
         tell(&deliverer, &bus, &clock);
-        record(&deliverer, &store);
         if brownout {
             deliverer.begin_drill();
         }
@@ -323,6 +307,9 @@ impl Service {
             bus: bus.clone(),
             clock: clock.clone(),
         });
+        if let Some(handover) = engine.handover() {
+            handover.keep_records();
+        }
         let (entry, pipeline) = pipeline::start(&engine, &settings.stages);
         let service = Arc::new(Self {
             controls: pipeline.controls(),
@@ -594,19 +581,10 @@ impl Service {
         self.entry.close();
     }
 
-    /// Delivers what a crash left between claim and delivery: claimed runs without a delivery record. The run key is the
-    /// same, so that a ledger that has it already says so.
-    pub async fn recover(self: &Arc<Self>) {
-        let it = self.clone();
-        let claims = pipeline::blocking(move || Ok(it.store()?.claims()?)).await.unwrap_or_default();
-        for (tenant, epoch, run_key) in claims {
-            match self.engine.redeliver(&tenant, &run_key).await {
-                Ok(false) => {}
-                Ok(true) => tracing::info!(%run_key, "a run that a crash had left undelivered was delivered"),
-                Err(refusal) => {
-                    tracing::warn!(%run_key, %epoch, %refusal, "a run that a crash had left undelivered was not delivered")
-                }
-            }
+    /// Delivers what a crash left between claim and delivery.
+    pub async fn recover(&self) {
+        if let Some(handover) = self.engine.handover() {
+            handover.recover().await;
         }
     }
 

@@ -32,6 +32,7 @@ pub mod conformance;
 pub mod delivery;
 mod error;
 mod files;
+pub mod handover;
 pub mod health;
 pub mod latch;
 pub mod ledger;
@@ -53,6 +54,7 @@ pub use breaker::{Breaker, BreakerConfig, Change, Mode};
 pub use config::{DeliveryConfig, EmitConfig, HealthConfig, QuarantineConfig, ReemitConfig};
 pub use delivery::{Delivered, Deliverer, Notice, Outcome, Surroundings};
 pub use error::EmitError;
+pub use handover::{Handover, HandoverError, is_settled};
 pub use health::{Estimate, Health};
 pub use latch::{Latch, Latched};
 pub use ledger::{
