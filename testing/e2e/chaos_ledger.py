@@ -17,6 +17,9 @@ the answer; what the proxy did and saw is kept, so that a script can say afterwa
     patience         429 or 503 with Retry-After, in seconds or as a date: nothing is settled
     garbled          201 or 200 with a body that says something else
     foreign_dup      200 dup with our run key and another commitment: only where a script asks for it
+    slow             600 ms before the ledger hears of it: only where a script asks for it
+
+However the dice fall, each of the others is met at least twice by a submission.
 """
 
 import collections
@@ -32,12 +35,13 @@ from house import LOOPBACK, PROBE, cid
 
 HEAD_BYTES_MAX = 64 * 1024
 DRIP_SECONDS = 0.01
+SLOW_SECONDS = 0.6  # longer than an attempt waits
 PATIENCE_SECONDS = (1, 2)
 STORM_SECONDS = 0.3  # an ill ledger is ill for a while
 GONE_SECONDS_MAX = 30
 WEIGHTS = {
     "good": 30, "late": 14, "reset_accept": 5, "reset_mid_body": 6, "reset_settled": 8, "silent": 3, "half_head": 4, "half_body": 6,
-    "half_closed": 4, "drip": 4, "storm": 6, "patience": 6, "garbled": 4,
+    "half_closed": 4, "drip": 4, "storm": 3, "patience": 6, "garbled": 4,
 }  # fmt: skip
 
 
@@ -60,6 +64,8 @@ class Chaos:
         self.ledger_address, self.fate = ledger_address, fate
         self.dice, self.lock = random.Random(seed), threading.Lock()
         self.calm = False
+        self.due = [name for name in WEIGHTS for _ in range(2)]  # by submissions, before the dice decide
+        self.dice.shuffle(self.due)
         self.storm_until = 0.0
         self.seen = []  # fates, in order
         self.not_before = {}  # run key -> when it may come again
@@ -91,6 +97,8 @@ class Chaos:
             if name is None:
                 if self.calm:
                     name = "good"
+                elif self.due and method == "POST":
+                    name = self.due.pop()
                 elif time.monotonic() < self.storm_until:
                     name = "storm"
                 else:
@@ -189,7 +197,7 @@ class Chaos:
         if name == "patience":
             seconds = PATIENCE_SECONDS[int(two * len(PATIENCE_SECONDS))]
             status = 429 if one < 0.5 else 503
-            as_date = int(one * 1000) % 2
+            as_date = self.patience_kinds["date"] < self.patience_kinds["seconds"]
             # A date is counted from the Date beside it, however much of this second is over.
             now = time.time()
             said = email.utils.formatdate(now + seconds, usegmt=True) if as_date else str(seconds)
@@ -200,6 +208,8 @@ class Chaos:
         if name == "storm" and one < 0.5:
             page = b"<html><h1>502 Bad Gateway</h1></html>" if two < 0.3 else b""
             return self._say(connection, (500, 502, 503, 504)[int(two * 4)], page)
+        if name == "slow":
+            time.sleep(SLOW_SECONDS)
         if name == "late" and one < 0.5:
             time.sleep(0.05 + 0.45 * two)
         if name == "foreign_dup":
