@@ -51,6 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         drop((outcome, names));
     }
     let (inputs, commitment) = said.ok_or("no round")?;
+    let over_floor = median(&mut ratios);
     let line = serde_json::json!({
         "rows": inputs.rows,
         "actors": inputs.actors,
@@ -60,7 +61,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "floor_ms": median(&mut floors),
         "decode_ms": median(&mut decodes),
         "reward_ms": median(&mut rewards),
-        "over_floor": median(&mut ratios),
+        // On a shared machine the least of many rounds is the nearest to what the work costs.
+        "least": { "floor_ms": floors[0], "decode_ms": decodes[0], "reward_ms": rewards[0], "over_floor": ratios[0] },
+        "over_floor": over_floor,
         "peak_resident_mib": telemetry::peak_resident_bytes().unwrap_or(0) >> 20,
     });
     println!("{line}");

@@ -535,10 +535,12 @@ impl Engine {
             let manifest = &outcome.manifest;
             let attested = serde_json::to_vec(&attestation).map_err(|e| internal(&e))?;
             let derivation = serde_json::to_vec(&Kept::of(&outcome, &names)).map_err(|e| internal(&e))?;
-            let mut text =
-                |to: &mut dyn Write| outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece));
-            let mut arrow =
-                |to: &mut dyn Write| table::write_arrow(&self.pool, &outcome, &names, policy.scale(), to);
+            let mut text = |to: &mut (dyn Write + Send)| {
+                outcome.table.pieces().try_for_each(|piece| to.write_all(piece))
+            };
+            let mut arrow = |to: &mut (dyn Write + Send)| {
+                table::write_arrow(&self.pool, &outcome, &names, policy.scale(), to)
+            };
             store.put_run(
                 &manifest.tenant,
                 &manifest.epoch_id,
@@ -582,7 +584,7 @@ impl Engine {
         std::thread::scope(|scope| {
             let text = scope.spawn(|| {
                 write_file(&out.dir, part::TEXT, |to| {
-                    outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece))
+                    outcome.table.pieces().try_for_each(|piece| to.write_all(piece))
                 })
             });
             write_file(&out.dir, part::ARROW, |to| {

@@ -34,7 +34,8 @@ fn batch(
     schema: &Arc<Schema>,
     ranks: Range<usize>,
 ) -> Result<RecordBatch, ArrowError> {
-    let (mut text, mut ends, mut scores, mut payouts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut text, mut ends) = (Vec::new(), Vec::new());
+    let (mut scores, mut payouts) = (Vec::new(), Vec::new());
     outcome.recipients_among(ranks, names, |actor, score, payout| {
         text.extend_from_slice(actor);
         ends.push(actor.len());
@@ -60,7 +61,8 @@ fn other(e: ArrowError) -> io::Error {
     }
 }
 
-/// Writes `allocations.arrow`, an Arrow IPC file. Batches are made on the pool, as many at once as it has threads.
+/// Writes `allocations.arrow`, an Arrow IPC file. Batches are made on the pool, as many at once as it has threads, while
+/// those before are written.
 ///
 /// # Errors
 /// Those of the writer.
@@ -69,23 +71,33 @@ pub fn write_arrow(
     outcome: &Outcome,
     names: &(impl Names + ?Sized),
     scale: u8,
-    to: impl Write,
+    to: impl Write + Send,
 ) -> io::Result<()> {
     let schema = schema(scale);
     let mut writer = FileWriter::try_new(to, &schema).map_err(other)?;
     let len = outcome.scores.len();
     let ranges: Vec<Range<usize>> =
         (0..len).step_by(BATCH_RANKS).map(|start| start..(start + BATCH_RANKS).min(len)).collect();
-    for group in ranges.chunks(pool.threads().max(1)) {
-        let made = pool.install(|| {
-            let batches = group.par_iter().map(|ranks| batch(outcome, names, &schema, ranks.clone()));
-            batches.collect::<Result<Vec<_>, _>>()
-        });
-        for batch in made.map_err(other)?.iter().filter(|batch| batch.num_rows() > 0) {
-            writer.write(batch).map_err(other)?;
+    let mut groups = ranges.chunks(pool.threads().max(1));
+    let mut make = || {
+        let group = groups.next().unwrap_or_default();
+        let batches = group.par_iter().map(|ranks| batch(outcome, names, &schema, ranks.clone()));
+        batches.collect::<Result<Vec<_>, _>>()
+    };
+    pool.install(|| {
+        let mut made = make()?;
+        while !made.is_empty() {
+            let write = || {
+                let mut full = made.iter().filter(|batch| batch.num_rows() > 0);
+                full.try_for_each(|batch| writer.write(batch))
+            };
+            let (written, next) = rayon::join(write, &mut make);
+            written?;
+            made = next?;
         }
-    }
-    writer.finish().map_err(other)
+        writer.finish()
+    })
+    .map_err(other)
 }
 
 /// The forms into which a stored `allocations.arrow` is turned.
