@@ -35,8 +35,9 @@ use std::time::{Duration, UNIX_EPOCH};
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Longest patience that is believed; an hour-long Retry-After is for people.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-/// Idle connections kept: as many as emissions run at once in a large deployment.
-const IDLE_CONNECTIONS_MAX: usize = 32;
+/// Idle connections kept: as many as emissions run at once where the stage `emit` was made eight times as wide. With fewer,
+/// a wide stage would open and close one for each emission.
+const IDLE_CONNECTIONS_MAX: usize = 256;
 
 /// A client of one `svc-ledger`.
 #[derive(Clone)]
