@@ -174,7 +174,8 @@ fn records(scene: &Scene, slot: &crate::run::Slot) -> Option<String> {
         };
         if !lawful {
             return Some(format!(
-                "{epoch} is claimed by a run whose record says {word}; kept {kept}, settled {settled}"
+                "{epoch} is claimed by a run whose record says {word}; kept {kept}, settled {settled}, stored {}",
+                store.manifest(&tenant, &run_key).is_ok_and(|manifest| manifest.is_some())
             ));
         }
         let disk_was_well = !scene.plan.failing && !scene.plan.full && !scene.plan.rot;

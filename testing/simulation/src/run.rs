@@ -302,7 +302,8 @@ async fn open(
     let deliverer = Deliverer::new(surroundings, settings.delivery, settings.reemit, settings.breaker);
     match port.make_dir(Path::new("store")) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.to_string()),
-        _ => {}
+        // As `RealDisk::new` does it.
+        _ => port.sync_dir(Path::new("")).map_err(|e| e.to_string())?,
     }
     let store = Store::over(Arc::new(disk.below("store")), STORE_BYTES).map_err(|e| e.to_string())?;
     let handover = Handover::new(deliverer, Some(Arc::new(store.clone())));
