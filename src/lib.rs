@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod config;
 pub mod control;
+pub mod dumps;
 pub mod edge;
 pub mod epoch;
 pub mod explained;
@@ -12,7 +13,9 @@ pub mod proof;
 pub mod refusal;
 pub mod run;
 pub mod service;
+pub mod supervisor;
 pub mod table;
 pub mod telemetry;
+pub mod verifier;
 pub mod why;
 pub mod world;

@@ -204,7 +204,7 @@ async fn compute(
     if !args.dry_run {
         deliverer = Some(service::deliverer(settings, &clock, &entropy).await.map_err(|e| fault(&e))?);
         let dir = (!settings.amnesia_mode).then_some(settings.state_dir.as_path());
-        key = Some(AttestKey::open(dir, &*entropy).map_err(|e| fault(&e))?);
+        key = Some(AttestKey::open(dir, &*entropy, settings.require_pq_on).map_err(|e| fault(&e))?);
     }
     let engine = Engine {
         pool,
@@ -218,6 +218,7 @@ async fn compute(
         key,
         bus: Bus::new(),
         clock: clock.clone(),
+        moved: Box::new(|_, _| {}),
     };
     let (entry, stages) = pipeline::start(&Arc::new(engine), &settings.stages);
     let progress = Arc::new(Progress::default());
@@ -345,10 +346,13 @@ fn details(outcome: &Outcome, names: &Dictionary, paid: u128) -> String {
     let totals = &outcome.manifest.totals;
     let money = |amount: u128| grouped(&amount.to_string());
     let cap = derivation.actor_cap.unwrap_or(u128::MAX);
-    let mut top = BinaryHeap::new();
+    let mut top: BinaryHeap<Reverse<(u128, Reverse<Vec<u8>>, u128)>> = BinaryHeap::new();
     let mut at_cap = 0u64;
     outcome.recipients(names, |name, score, payout| {
         at_cap += u64::from(payout == cap);
+        if top.len() == NAMED && top.peek().is_some_and(|Reverse((least, ..))| payout < *least) {
+            return;
+        }
         // The largest payouts; among equals the smaller name.
         let entry = Reverse((payout, Reverse(name.to_vec()), score));
         if top.len() < NAMED {
@@ -461,7 +465,7 @@ fn profile(done: &Done, floor: Duration, bytes: u64) -> String {
 pub fn write_file(
     dir: &Path,
     name: &str,
-    write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
+    write: impl FnOnce(&mut (dyn std::io::Write + Send)) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
     let temporary = dir.join(format!(".{name}.{}", std::process::id()));
     let result = (|| {

@@ -1,5 +1,6 @@
 //! Reading request bodies: bounded in size, in time, and in what compression may make of them.
 
+use super::pace::Pace;
 use super::{Context, Result};
 use crate::refusal::Refusal;
 use bytes::{Bytes, BytesMut};
@@ -13,6 +14,7 @@ use std::io::Read;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A body that is compressed in one layer, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +98,10 @@ impl Context {
         });
         let encoding = self.encoding()?;
         self.declared_len(limit)?;
+        let mut pace = Pace::new(self.service.with_settings(|settings| settings.transfer_rate_min_bytes));
         // Most bodies come in one part, which is the body then.
         let (mut first, mut all) = (Bytes::new(), BytesMut::new());
-        while let Some(chunk) = next_chunk(self.request.body_mut(), timeout).await? {
+        while let Some(chunk) = next_chunk(self.request.body_mut(), timeout, &mut pace).await? {
             if (first.len() + all.len()) as u64 + chunk.len() as u64 > limit {
                 return Err(too_big(limit));
             }
@@ -117,12 +120,17 @@ impl Context {
     }
 }
 
-/// The next part of a body, which has to come in time.
-pub(super) async fn next_chunk(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>> {
+/// The next part of a body, which has to come in time and fast enough.
+pub(super) async fn next_chunk(
+    body: &mut Incoming,
+    timeout: Duration,
+    pace: &mut Pace,
+) -> Result<Option<Bytes>> {
     if body.is_end_stream() {
         return Ok(None);
     }
     loop {
+        let asked = Instant::now();
         // A part that is there needs no timer.
         let frame = match poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await {
             Poll::Ready(frame) => frame,
@@ -135,9 +143,17 @@ pub(super) async fn next_chunk(body: &mut Incoming, timeout: Duration) -> Result
             Some(Err(_)) => {
                 return Err(Refusal::new(Reason::Schema, "the body ended before its declared length"));
             }
-            // Trailers are of no use here.
+            // Trailers are of no use here, and no progress either.
             Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
+                let data = frame.into_data();
+                let bytes = data.as_ref().map_or(0, Bytes::len) as u64;
+                pace.note(asked.elapsed(), bytes).map_err(|_| {
+                    Refusal::new(
+                        Reason::RequestTimeout,
+                        "the body arrives more slowly than TRANSFER_RATE_MIN_BYTES a second; send it over a faster connection",
+                    )
+                })?;
+                if let Ok(data) = data {
                     return Ok(Some(data));
                 }
             }

@@ -42,7 +42,7 @@ pub(super) struct Running<'a> {
 /// Computes an epoch.
 pub async fn compute(mut context: Context, epoch: &str) -> Result<Response<Body>> {
     let (pass, epoch) = context.pass_for_epoch(Scope::Run, epoch).await?;
-    let inside = context.service.enter()?;
+    let inside = context.service.enter(pass.tenant())?;
     context.media_type(&["application/json"])?;
     let asked_by_query = dry_run_by_query(&context.request)?;
     let respond_async = prefers_async(&context.request);

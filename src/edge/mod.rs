@@ -1,41 +1,50 @@
 //! The edge: HTTP in, HTTP out. It knows the routes of contract §6 and how a refusal becomes a problem; what a job is, it
 //! leaves to the service.
 //!
-//! HTTP/1.1 only for now: hyper-util's `auto` never closes a connection that stays silent before the protocol is known.
-//! The head of a request has to arrive within `READ_TIMEOUT_MS`, which also bounds idle keep-alive; each part of a body
-//! has the same time again.
+//! HTTP/1.1 and HTTP/2, over TLS 1.3 if there is a certificate ([`tls`], [`connection`]). The head of a request has to arrive
+//! within `READ_TIMEOUT_MS`, which also bounds idle keep-alive; each part of a body has the same time again, and all of it has
+//! a least rate.
 
 pub mod admin;
 mod allocations;
 mod body;
+mod closed;
 mod compute;
+mod connection;
 pub mod contract;
 mod corr;
 mod epochs;
+mod frames;
 #[doc(hidden)]
 pub mod hostile;
 mod outgoing;
+mod pace;
 mod places;
 mod problem;
+mod rate;
 mod seal;
 mod serve;
+mod tls;
 
+pub use closed::{CLOSED_TOTAL, count_nothing_closed};
 pub use corr::CorrId;
 pub use outgoing::Body;
+pub use places::Impatient;
 pub use problem::Problem;
 pub use serve::{Bound, run};
+pub use tls::check_tls;
 
 use crate::refusal::Refusal;
 use crate::service::Service;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use rewarder_admit::{Pass, Scope};
+use rewarder_admit::{Inside, Pass, Scope, Standing, Wish};
 use rewarder_model::world::BoxFuture;
 use rewarder_model::{EpochId, Reason};
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -67,6 +76,10 @@ pub struct Context {
     pub corr_id: CorrId,
     /// The request, its body unread.
     pub request: Request<Incoming>,
+    /// Where its tenant stands, once that is known.
+    standing: Arc<OnceLock<Standing>>,
+    /// The place that it holds if it only looks.
+    place: OnceLock<Inside>,
 }
 
 /// Answers one request; every refusal becomes a problem here. Boxed once, so that it is not moved again and again by those
@@ -77,12 +90,27 @@ pub fn answer(service: Arc<Service>, request: Request<Incoming>) -> BoxFuture<'s
 
 async fn answered(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
     let corr_id = CorrId::of(&request);
-    let context = Context { service, corr_id: corr_id.clone(), request };
+    let (leaving, version) = (service.is_leaving(), request.version());
+    let standing = Arc::default();
+    let context = Context {
+        service,
+        corr_id: corr_id.clone(),
+        request,
+        standing: Arc::clone(&standing),
+        place: OnceLock::new(),
+    };
     let mut response = match route(context).await {
         Ok(response) => response,
         Err(refusal) => Problem::of(&refusal, corr_id.as_str()).response(),
     };
     response.headers_mut().insert(CORR_ID, corr_id.into_value());
+    // HTTP/2 has GOAWAY for that.
+    if leaving && version < http::Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(standing) = standing.get() {
+        rate::tell(response.headers_mut(), standing);
+    }
     response
 }
 
@@ -215,7 +243,13 @@ impl Context {
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
         let pass = self.service.checker.check(token, scope, self.request.extensions().get()).await?;
-        self.service.rate(pass.tenant())?;
+        let wish = if scope == Scope::Inspect { Wish::Inspection } else { Wish::Work };
+        let (standing, taken) = self.service.rate(pass.tenant(), wish);
+        let _ = self.standing.set(standing);
+        taken?;
+        if wish == Wish::Inspection {
+            let _ = self.place.set(self.service.look(pass.tenant())?);
+        }
         Ok(pass)
     }
 

@@ -4,12 +4,14 @@
 //! the contract's order of refusals holds. A policy's id is bound when its bytes are a valid policy.
 
 use super::body::next_chunk;
+use super::pace::Pace;
 use super::{Body, Context, Result, json};
 use crate::pipeline::blocking;
 use crate::refusal::Refusal;
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
-use rewarder_admit::Scope;
+use rewarder_admit::limiter::COST_BYTES;
+use rewarder_admit::{Pass, Scope};
 use rewarder_model::{Cid, Policy, PolicyId, Reason};
 use rewarder_store::{Bound, Kind, Put, Writer};
 use schemars::JsonSchema;
@@ -40,6 +42,14 @@ fn cid(text: &str) -> Result<Cid> {
     super::decoded(text)?
         .parse()
         .map_err(|e| Refusal::new(Reason::Schema, format!("the CID of the path: {e}")))
+}
+
+/// Charges an upload as it arrives, so that one that is broken off is paid for too.
+fn charge_moved(context: &Context, pass: &Pass, before: u64, more: u64) {
+    let tokens = (before + more) / COST_BYTES - before / COST_BYTES;
+    if tokens > 0 {
+        context.service.charge(pass.tenant(), tokens * COST_BYTES);
+    }
 }
 
 /// Bytes handed to the disk at once: enough that a thread's turn is worth it, and few enough that they are still in the
@@ -83,7 +93,7 @@ impl Part {
 /// Stores a snapshot. The body goes to disk in large parts from a thread that may block, hashed on the way.
 pub async fn snapshot(mut context: Context, name: &str) -> Result<Response<Body>> {
     let pass = context.pass(Scope::Seal).await?;
-    let _inside = context.service.enter()?;
+    let _inside = context.service.enter(pass.tenant())?;
     let cid = cid(name)?;
     context.media_type(SNAPSHOT_TYPES)?;
     context.identity_only()?;
@@ -98,10 +108,13 @@ pub async fn snapshot(mut context: Context, name: &str) -> Result<Response<Body>
     let mut part = Part::default();
     let mut bytes = 0u64;
     let mut idle = Some(writer);
+    let mut pace = Pace::new(settings.transfer_rate_min_bytes);
     loop {
-        let chunk = next_chunk(context.request.body_mut(), settings.read_timeout_ms.into()).await?;
+        let chunk =
+            next_chunk(context.request.body_mut(), settings.read_timeout_ms.into(), &mut pace).await?;
         let ended = chunk.is_none();
         if let Some(chunk) = chunk {
+            charge_moved(&context, &pass, bytes, chunk.len() as u64);
             bytes += chunk.len() as u64;
             part.push(chunk);
         }
@@ -130,7 +143,7 @@ pub async fn snapshot(mut context: Context, name: &str) -> Result<Response<Body>
 /// Stores a policy and binds its id.
 pub async fn policy(mut context: Context, name: &str) -> Result<Response<Body>> {
     let pass = context.pass(Scope::Policy).await?;
-    let _inside = context.service.enter()?;
+    let _inside = context.service.enter(pass.tenant())?;
     let cid = cid(name)?;
     context.media_type(&["application/json", "application/octet-stream"])?;
     let bytes = context.small_body().await?;

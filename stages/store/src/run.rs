@@ -30,7 +30,7 @@ const DELIVERY_BYTES_MAX: usize = 64 * 1024;
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
 
 /// Writes one part; it is called once.
-pub type PartWriter<'a> = dyn FnMut(&mut dyn Write) -> io::Result<()> + Send + 'a;
+pub type PartWriter<'a> = dyn FnMut(&mut (dyn Write + Send)) -> io::Result<()> + Send + 'a;
 
 /// Where the bytes of a part come from.
 pub enum Part<'a> {

@@ -30,6 +30,10 @@ use std::sync::Arc;
 /// Bytes read at once when a stored object is hashed again.
 const REHASH_CHUNK_BYTES: usize = 128 * 1024;
 
+/// An upload lets the disk begin each time that so many bytes have come: by its end most of them are durable, and what is left
+/// takes a moment. Smaller parts would keep the disk busy with waiting.
+const SYNC_EVERY_BYTES: u64 = 8 << 20;
+
 /// What a tenant says the bytes are. The same bytes may be both; seeing them as one does not show them as the
 /// other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -214,7 +218,11 @@ impl Writer {
         }
         if let Some(sink) = &mut self.sink {
             sink.charge.cover(len)?;
-            sink.file.write_all(chunk).map_err(self.inner.io("write", sink.name.path()))?;
+            let mut written = sink.file.write_all(chunk);
+            if len / SYNC_EVERY_BYTES > self.len / SYNC_EVERY_BYTES {
+                written = written.and_then(|()| sink.file.sync_soon());
+            }
+            written.map_err(self.inner.io("write", sink.name.path()))?;
         }
         self.hasher.update(chunk);
         self.len = len;

@@ -46,7 +46,7 @@ impl Grant {
     ///
     /// Missing scopes are no failure here: the grant then allows none, and [`Self::allows`] says which one
     /// was needed.
-    pub(super) fn of<'a>(caveats: impl Iterator<Item = &'a [u8]>, now: Duration) -> Result<Self, Denied> {
+    pub(crate) fn of<'a>(caveats: impl Iterator<Item = &'a [u8]>, now: Duration) -> Result<Self, Denied> {
         let mut tenants: Option<Result<TenantId, ()>> = None;
         let mut scopes: Option<Scopes> = None;
         let mut client_certs = Vec::new();

@@ -150,6 +150,17 @@ pub fn attenuate(token: &str, caveat: &Caveat) -> Result<String, TokenError> {
     wire::encode(&narrowed)
 }
 
+/// A token of good form that nobody has issued: its name and its signature are random. Whoever affirms it affirms anything.
+pub(crate) fn nobodys(entropy: &dyn Entropy) -> String {
+    let (mut nonce, mut signature) = ([0; NONCE_BYTES], [0; 32]);
+    entropy.fill(&mut nonce);
+    entropy.fill(&mut signature);
+    let mut bytes = wire::begin(LOCATION, format!("nobody:{}", hex(&nonce).as_str()).as_bytes());
+    wire::close(&mut bytes, &signature);
+    // Some hundred bytes are no token that is too long.
+    wire::encode(&bytes).unwrap_or_default()
+}
+
 /// The key id of `{key id}:{nonce}`.
 pub(super) fn key_id(identifier: &[u8]) -> Option<&str> {
     std::str::from_utf8(identifier).ok()?.split_once(':').map(|(id, _)| id)

@@ -57,6 +57,10 @@ pub trait WriteFile: Send {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes what was written durable.
     fn sync(&mut self) -> io::Result<()>;
+    /// Lets the disk begin with what was written, so that a later [`Self::sync`] has less to wait for. It promises nothing.
+    fn sync_soon(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A file that several threads read at once.

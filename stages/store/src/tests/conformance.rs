@@ -36,6 +36,24 @@ fn an_upload_is_there_once_and_its_tenant_sees_it() {
 }
 
 #[test]
+fn a_large_upload_that_the_disk_begins_with_early_is_whole() {
+    on_each_disk(|disk| {
+        let limit = 64 << 20;
+        let store = Store::over(disk, limit).unwrap();
+        // Parts that meet the points at which the disk begins, and parts that pass over them.
+        for len in [8 << 20, (8 << 20) + 1, 20 << 20, 25_000_000] {
+            let bytes: Vec<u8> = (0..len as u32).map(|n| (n ^ (n >> 13)) as u8).collect();
+            let cid = Cid::of(&bytes);
+            let mut writer = store.writer(&tenant("a"), Kind::Snapshot, cid, limit, None).unwrap();
+            bytes.chunks(3 << 19).for_each(|part| writer.write(part).unwrap());
+            assert_eq!(writer.commit().unwrap(), Put::Created);
+            let stored = store.object(&tenant("a"), Kind::Snapshot, &cid).unwrap().unwrap();
+            assert_eq!(stored.read_all(limit).unwrap(), bytes, "{len}");
+        }
+    });
+}
+
+#[test]
 fn the_empty_object_is_an_object() {
     on_each_disk(|disk| {
         let store = Store::over(disk, LIMIT).unwrap();
@@ -223,8 +241,9 @@ fn a_run_is_there_whole_and_once() {
         let store = Store::over(disk.clone(), LIMIT).unwrap();
         let (a, epoch, key) = (tenant("a"), "2026-01".parse().unwrap(), Cid::of(b"key"));
         let put = |manifest: &[u8]| {
-            let mut table =
-                |out: &mut dyn std::io::Write| (0..1000).try_for_each(|n| writeln!(out, "actor{n:04}\t1"));
+            let mut table = |out: &mut (dyn std::io::Write + Send)| {
+                (0..1000).try_for_each(|n| writeln!(out, "actor{n:04}\t1"))
+            };
             let mut parts = [(MANIFEST, Part::Bytes(manifest)), ("allocations.tsv", Part::Write(&mut table))];
             store.put_run(&a, &epoch, &key, &mut parts)
         };
@@ -259,7 +278,7 @@ fn a_run_that_does_not_fit_leaves_nothing() {
     on_each_disk(|disk| {
         let store = Store::over(disk.clone(), 10).unwrap();
         let (a, epoch, key) = (tenant("a"), "e".parse().unwrap(), Cid::of(b"key"));
-        let mut swallow = |out: &mut dyn std::io::Write| {
+        let mut swallow = |out: &mut (dyn std::io::Write + Send)| {
             let _ = out.write_all(&[0; 11]);
             Ok(())
         };

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 /// Nobody but the service reads what tenants upload.
 const DIR_MODE: u32 = 0o700;
@@ -22,26 +23,67 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// A disk below `root`, which is made if it is missing.
+    /// A disk below `root`, which is made if it is missing, and durable as a name when this returns: what is synced below
+    /// a directory that a power cut takes away is lost with it.
     ///
     /// # Errors
     /// When the directory can be neither found nor made.
     pub fn new(root: &Path) -> io::Result<Self> {
+        let missing = root.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).count();
         fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(root)?;
+        // Also the parent of one that is there: whoever made it may not have come to this.
+        for made in root.ancestors().take(missing.max(1)) {
+            let parent =
+                made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            match File::open(parent).and_then(|parent| parent.sync_all()) {
+                // One that may not be read cannot be synced by us either.
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+                _ => {}
+            }
+        }
         Ok(Self { root: root.to_owned() })
     }
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// A sync that was begun and not asked after yet.
+    syncing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl RealFile {
+    fn new(file: File) -> Box<dyn WriteFile> {
+        Box::new(Self { file, syncing: None })
+    }
+
+    /// How the sync ended that was begun, if one was; it is waited for. The system tells an error once for each open file, which
+    /// the two share: one that is told there must not be lost here.
+    fn synced(&mut self) -> io::Result<()> {
+        let failed = |_| io::Error::other("the thread that synced a file broke off");
+        self.syncing.take().map_or(Ok(()), |thread| thread.join().map_err(failed)?)
+    }
+}
 
 impl WriteFile for RealFile {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        self.file.write_all(bytes)
+    }
+
+    fn sync_soon(&mut self) -> io::Result<()> {
+        if self.syncing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Ok(());
+        }
+        self.synced()?;
+        let file = self.file.try_clone()?;
+        // Without a thread for it the sync comes later, all at once.
+        self.syncing = std::thread::Builder::new().spawn(move || file.sync_data()).ok();
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
         // The length of a file that grew is part of what fdatasync makes durable; its times are not, and nobody needs them.
-        self.0.sync_data()
+        self.synced()?;
+        self.file.sync_data()
     }
 }
 
@@ -73,11 +115,11 @@ impl Disk for RealDisk {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
         let file =
             OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(self.root.join(path))?;
-        Ok(Box::new(RealFile(file)))
+        Ok(RealFile::new(file))
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
-        Ok(Box::new(RealFile(OpenOptions::new().append(true).open(self.root.join(path))?)))
+        Ok(RealFile::new(OpenOptions::new().append(true).open(self.root.join(path))?))
     }
 
     fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
