@@ -4,6 +4,7 @@
 //! its default, whether a reload applies it. Unknown keys and impossible values stop the start with a message that names
 //! the key, the value and the fix.
 
+use rewarder_admit::VerifierUrl;
 use rewarder_emit::LedgerUrl;
 use rewarder_flow::{StageConfig, StageOverride};
 use rewarder_model::TenantId;
@@ -47,6 +48,22 @@ trait Value: Sized {
     /// What would be right, for the message.
     const WANTED: &'static str;
     fn read(text: &str) -> Option<Self>;
+    /// What is wrong with a text that is none: the text, and what would be right.
+    fn complaint(text: &str) -> (String, String) {
+        (format!("{text:?}"), format!("it has to be {}", Self::WANTED))
+    }
+}
+
+impl Value for LedgerUrl {
+    const WANTED: &'static str = "embedded:, http://host:port or postgres://user:password@host/database";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+    fn complaint(text: &str) -> (String, String) {
+        let why = LedgerUrl::from_str(text).err().map_or(Self::WANTED.to_owned(), |error| error.to_string());
+        // It may hold a password.
+        (format!("{:?}", rewarder_emit::ledger::shown(text)), why)
+    }
 }
 
 macro_rules! value {
@@ -65,6 +82,10 @@ macro_rules! value {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count(pub usize);
 
+/// A number of milliseconds, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause(pub u64);
+
 /// A number of milliseconds, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Millis(pub u64);
@@ -79,12 +100,13 @@ value! {
     SocketAddr, "an address and port, such as 127.0.0.1:8080", |t| t.parse().ok();
     Count, "a whole number from 1 to 1000000", |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n)).map(Count);
     Millis, "a number of milliseconds from 1 to 86400000", |t| t.parse().ok().filter(|n| (1..=86_400_000).contains(n)).map(Millis);
+    Pause, "a number of milliseconds from 0 to 3600000", |t| t.parse().ok().filter(|n| *n <= 3_600_000).map(Pause);
     u32, "a whole number from 0 to 1000", |t| t.parse().ok().filter(|n| *n <= 1000);
     u64, "a number of bytes, at least 1024", |t| t.parse().ok().filter(|n| *n >= 1024);
     bool, "true or false", |t| t.parse().ok();
     PathBuf, "a path", |t| (!t.is_empty()).then(|| t.into());
     Option<PathBuf>, "a path", |t| (!t.is_empty()).then(|| Some(t.into()));
-    LedgerUrl, "embedded: or http://host:port", |t| LedgerUrl::from_str(t).ok();
+    VerifierUrl, "local: or http://host:port/path", |t| VerifierUrl::from_str(t).ok();
     LogFormat, "text or json", |t| match t { "text" => Some(LogFormat::Text), "json" => Some(LogFormat::Json), _ => None };
 }
 
@@ -178,7 +200,7 @@ settings! {
     require_pq_on: bool = false, false, false;
     /// Keep everything in memory and write nothing.
     amnesia_mode: bool = false, true, false;
-    /// Which ledger: `embedded:` or `http://host:port`.
+    /// Which ledger: `embedded:`, `http://host:port` or `postgres://user:password@host/database`.
     ledger_url: LedgerUrl = LedgerUrl::Embedded, LedgerUrl::Embedded, false;
     /// Where the sealed store, results, quarantine and embedded ledger are.
     state_dir: PathBuf = "state".into(), "state".into(), false;
@@ -188,6 +210,11 @@ settings! {
     store_max_bytes: u64 = 64 << 30, 512 << 20, false;
     /// JSON file of capability keys.
     cap_keys_file: PathBuf = "cap-keys.json".into(), "cap-keys.json".into(), false;
+    /// Who verifies capabilities: `local:`, the keys of `cap_keys_file`, or a service at `http://host:port/path`, which then
+    /// decides alone.
+    cap_verifier_url: VerifierUrl = VerifierUrl::Local, VerifierUrl::Local, false;
+    /// Life of a verdict of that service, after which it is asked again; a reload forgets all.
+    cap_cache_ttl_ms: Millis = Millis(30_000), Millis(30_000), true;
     /// Time for one capability check.
     cap_budget_ms: Millis = Millis(250), Millis(250), true;
     /// Time after which a compute request is answered 202 while the job goes on.
@@ -213,6 +240,9 @@ settings! {
     tls_client_ca_file: Option<PathBuf> = None, None, false;
     /// Time for a TLS handshake.
     tls_handshake_timeout_ms: Millis = Millis(5000), Millis(5000), true;
+    /// Time between the signal to stop and the first refused job: `readyz` is 503 already and everything is served, so that a load
+    /// balancer can send its clients elsewhere.
+    drain_notice_ms: Pause = Pause(0), Pause(0), true;
     /// Time for jobs under way when the service is told to stop.
     drain_deadline_ms: Millis = Millis(25_000), Millis(10_000), true;
     /// Most intents held in quarantine.
@@ -231,6 +261,8 @@ settings! {
     brownout_probe_ms: Millis = Millis(1000), Millis(1000), true;
     /// Answer dry runs while emission is latched off.
     latched_dry_runs: bool = true, true, true;
+    /// Allow core dumps and debuggers; the process's memory holds keys.
+    core_dumps: bool = false, false, false;
     /// Text or JSON.
     log_format: LogFormat = LogFormat::Text, LogFormat::Text, false;
 }
@@ -302,6 +334,9 @@ pub struct Stages {
     pub emit: StageConfig,
 }
 
+/// Jobs of a stage beyond one for each thread. Each may hold the memory of an epoch, so it is few.
+const JOBS_BESIDE: usize = 3;
+
 impl Stages {
     /// The names, first to last: the values of the label `stage`.
     pub const NAMES: [&'static str; 4] = ["admit", "decode", "reward", "emit"];
@@ -311,9 +346,10 @@ impl Stages {
         Self {
             // Lookups wait for the disk, not for the processor.
             admit: stage(8, queue.0),
-            // As many jobs as threads: alone a job uses all threads, together they share them.
-            decode: stage(workers.0, 2 * workers.0),
-            reward: stage(workers.0, 2 * workers.0),
+            // Alone a job uses all threads, together they share them. Some more jobs than threads: while one waits for the
+            // disk another computes, and a small one need not wait until a large one has gone.
+            decode: stage(workers.0 + JOBS_BESIDE, 2 * workers.0),
+            reward: stage(workers.0 + JOBS_BESIDE, 2 * workers.0),
             // Delivery waits for the ledger.
             emit: stage(32, 64),
         }
@@ -338,7 +374,8 @@ impl Stages {
 
 fn read<T: Value>(name: &str, text: &str, from: &str) -> Result<T, ConfigError> {
     T::read(text).ok_or_else(|| {
-        ConfigError(format!("{name} = {text:?} ({from}) cannot be used: it has to be {}", T::WANTED))
+        let (text, why) = T::complaint(text);
+        ConfigError(format!("{name} = {text} ({from}) cannot be used: {why}"))
     })
 }
 
@@ -369,13 +406,15 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// A value as the file would have it.
 fn show<T: fmt::Debug>(value: &T) -> String {
     let text = format!("{value:?}");
     let inner = text.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(&text);
-    match inner {
-        "Embedded" => "embedded:".to_owned(),
-        other => other.trim_matches('"').to_lowercase(),
+    if let Some(quoted) = inner.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        // A path or an address, in which capitals count.
+        return quoted.to_owned();
     }
+    if inner.contains(':') { inner.to_owned() } else { inner.to_lowercase() }
 }
 
 /// What the command line says about settings.
@@ -455,8 +494,11 @@ fn layers(
     defaults: impl FnOnce(&mut Settings),
 ) -> Result<Settings, ConfigError> {
     let from = path.map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
-    let file: File = toml::from_str(text)
-        .map_err(|e| ConfigError(format!("{from} is not a settings file: {}", e.to_string().trim())))?;
+    let file: File = toml::from_str(text).map_err(|e| {
+        // Without the line itself, which may hold the ledger's password.
+        let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+        ConfigError(format!("{from} is not a settings file: line {line}: {}", e.message().trim()))
+    })?;
     let named = match file.profile.as_deref() {
         None => None,
         Some("micronode") => Some(Profile::Micronode),
@@ -583,6 +625,20 @@ mod tests {
         );
         assert!(check("[stages.emit]\nwidth = 0", &[]).is_err());
         assert!(check("[stages.emit]\nwodth = 1", &[]).is_err());
+    }
+
+    #[test]
+    fn no_message_and_no_listing_shows_a_password() {
+        let wrong = check("ledger_url = 'postgres://u:hunter2@db/x?sslmode=require'", &[]).unwrap_err();
+        assert!(
+            wrong.contains("\"postgres://***@db/x?***\" (f.toml) cannot be used: of the sslmodes only"),
+            "{wrong}"
+        );
+        let right = check("", &[("LEDGER_URL", "postgres://u:hunter2@localhost/x")]).unwrap();
+        let listed = format!("{:?}{right:?}", right.in_force());
+        assert!(listed.contains("postgres://u:***@localhost/x") && !listed.contains("hunter2"), "{listed}");
+        let broken = check("ledger_url = 'postgres://u:hunter2@db", &[]).unwrap_err();
+        assert!(!broken.contains("hunter2"), "{broken}");
     }
 
     #[test]

@@ -3,13 +3,16 @@
 use super::pace::Pace;
 use super::{Context, Result};
 use crate::refusal::Refusal;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use rewarder_model::Reason;
+use std::future::poll_fn;
 use std::io::Read;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -29,8 +32,8 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// Refuses a media type other than these; a request that names none is taken at its word.
 pub(super) fn media_type(headers: &HeaderMap, known: &[&str]) -> Result<()> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
-    let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    if known.contains(&essence.as_str()) {
+    let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+    if known.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
         return Ok(());
     }
     Err(Refusal::new(Reason::MediaType, format!("this route reads {}", known.join(" or "))))
@@ -89,21 +92,31 @@ impl Context {
     }
 
     /// Reads a small body whole: at most `REQ_BODY_MAX_BYTES`, before and after decompression.
-    pub(super) async fn small_body(&mut self) -> Result<Vec<u8>> {
-        let settings = self.service.settings();
-        let limit = settings.req_body_max_bytes;
+    pub(super) async fn small_body(&mut self) -> Result<Bytes> {
+        let (limit, ratio, timeout) = self.service.with_settings(|settings| {
+            (settings.req_body_max_bytes, settings.decomp_ratio_max.0 as u64, settings.read_timeout_ms.into())
+        });
         let encoding = self.encoding()?;
         self.declared_len(limit)?;
-        let mut bytes = Vec::new();
-        let mut pace = Pace::new(settings.transfer_rate_min_bytes);
-        let timeout = settings.read_timeout_ms.into();
+        let mut pace = Pace::new(self.service.with_settings(|settings| settings.transfer_rate_min_bytes));
+        // Most bodies come in one part, which is the body then.
+        let (mut first, mut all) = (Bytes::new(), BytesMut::new());
         while let Some(chunk) = next_chunk(self.request.body_mut(), timeout, &mut pace).await? {
-            if bytes.len() as u64 + chunk.len() as u64 > limit {
+            if (first.len() + all.len()) as u64 + chunk.len() as u64 > limit {
                 return Err(too_big(limit));
             }
-            bytes.extend_from_slice(&chunk);
+            if first.is_empty() && all.is_empty() {
+                first = chunk;
+            } else {
+                all.extend_from_slice(&std::mem::take(&mut first));
+                all.extend_from_slice(&chunk);
+            }
         }
-        decompress(bytes, encoding, limit, settings.decomp_ratio_max.0 as u64)
+        let bytes = if all.is_empty() { first } else { all.freeze() };
+        match encoding {
+            Encoding::Identity => Ok(bytes),
+            _ => decompress(bytes.into(), encoding, limit, ratio).map(Bytes::from),
+        }
     }
 }
 
@@ -118,9 +131,13 @@ pub(super) async fn next_chunk(
     }
     loop {
         let asked = Instant::now();
-        let frame = tokio::time::timeout(timeout, body.frame())
-            .await
-            .map_err(|_| Refusal::new(Reason::RequestTimeout, "the body stopped arriving"))?;
+        // A part that is there needs no timer.
+        let frame = match poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => tokio::time::timeout(timeout, body.frame())
+                .await
+                .map_err(|_| Refusal::new(Reason::RequestTimeout, "the body stopped arriving"))?,
+        };
         match frame {
             None => return Ok(None),
             Some(Err(_)) => {

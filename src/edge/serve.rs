@@ -10,6 +10,7 @@ use crate::config::Settings;
 use crate::health::Cause;
 use crate::pipeline::Answer;
 use crate::service::{Service, StartError};
+use crate::supervisor::Supervisor;
 use crate::telemetry::Process;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -73,26 +74,40 @@ pub async fn run(
     pipeline: Pipeline<Answer>,
     bound: Bound,
     metrics: PrometheusHandle,
+    supervisor: Supervisor,
 ) -> Result<Drained, StartError> {
     let listen = |kind| signal(kind).map_err(|e| StartError(format!("signals cannot be listened for: {e}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let (hangup, user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
     let (stop, stopped) = watch::channel(false);
+    let supervisor = Arc::new(supervisor);
 
     // Subscribed here and not in the task: a first `Health` event that comes before the task runs would never be heard.
     let (it, subscription) = (service.clone(), service.bus().subscribe());
     let listener = tokio::spawn(async move { it.health.listen(subscription).await });
-    let health = tokio::spawn(watch_health(service.clone()));
-    let reload = tokio::spawn(reload_on(service.clone(), bound.tls.clone(), hangup, user));
+    let health = tokio::spawn(watch_health(service.clone(), supervisor.clone()));
+    let reload =
+        tokio::spawn(reload_on(service.clone(), bound.tls.clone(), supervisor.clone(), hangup, user));
     let reemit = {
         let (it, mut stopped) = (service.clone(), stopped.clone());
         tokio::spawn(async move {
-            it.recover().await;
-            it.reemit(Box::pin(async move {
+            let mut ends = stopped.clone();
+            // Beside each other: what a crash has left may wait for room that only re-emission makes.
+            let recover = async {
+                tokio::select! {
+                    () = it.recover() => {}
+                    _ = ends.wait_for(|stopped| *stopped) => {}
+                }
+            };
+            let stop = Box::pin(async move {
                 let _ = stopped.wait_for(|stopped| *stopped).await;
-            }))
-            .await;
+            });
+            tokio::join!(recover, it.reemit(stop));
         })
+    };
+    let verifier = {
+        let it = service.clone();
+        tokio::spawn(async move { it.verifier.watch(&**it.clock()).await })
     };
     let control = {
         let it = service.clone();
@@ -130,14 +145,29 @@ pub async fn run(
         amnesia = settings.amnesia_mode,
         "svc-rewarder is serving"
     );
+    supervisor.ready(&format!("serving on {}, operators on {}", bound.http_addr, bound.metrics_addr));
 
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+    let mut told_to_stop = async || {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    tracing::info!(signal = told_to_stop().await, "stopping");
+    supervisor.stopping();
+    // First `readyz` drops and every answer asks its client to connect anew, while all is served as before: a load balancer
+    // has the time of the notice to look and to send its clients elsewhere. Who is told twice does not wait.
+    service.leave();
+    let notice = service.settings().drain_notice_ms.0;
+    if notice > 0 {
+        tokio::select! {
+            () = service.clock().sleep(Duration::from_millis(notice)) => {}
+            signal = told_to_stop() => tracing::info!(signal, "told to stop again: the notice is cut short"),
+        }
     }
-    // New jobs are refused with `draining`, and `readyz` says so, while those inside are finished.
+    // Then new jobs are refused with `draining`, while those inside are finished.
     service.close();
-    let drained = pipeline.drain(settings.drain_deadline_ms.into()).await;
+    let drained = pipeline.drain(service.settings().drain_deadline_ms.into()).await;
     match drained {
         Drained::Clean => tracing::info!("drained: every accepted job is answered"),
         Drained::CutOff { inside } => {
@@ -146,7 +176,7 @@ pub async fn run(
     }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(LINGER, async { tokio::join!(tenants, operators, reemit) }).await;
-    for task in [listener, health, reload, control] {
+    for task in [listener, health, reload, verifier, control] {
         task.abort();
     }
     if let Ok(deliverer) = service.deliverer()
@@ -207,12 +237,19 @@ async fn accept<F>(
     all_ended.recv().await;
 }
 
-async fn reload_on(service: Arc<Service>, tls: Option<Arc<Tls>>, mut hangup: Signal, mut user: Signal) {
+async fn reload_on(
+    service: Arc<Service>,
+    tls: Option<Arc<Tls>>,
+    supervisor: Arc<Supervisor>,
+    mut hangup: Signal,
+    mut user: Signal,
+) {
     loop {
         tokio::select! {
             _ = hangup.recv() => {}
             _ = user.recv() => {}
         }
+        supervisor.reloading();
         // Reading a file blocks for a moment only. Certificates are taken after the settings were, so that both are or neither.
         let reloaded =
             tls.as_ref().map(|tls| tls.read_again(&service.settings())).transpose().and_then(|read| {
@@ -223,16 +260,20 @@ async fn reload_on(service: Arc<Service>, tls: Option<Arc<Tls>>, mut hangup: Sig
                 Ok(())
             });
         match reloaded {
-            Ok(()) => tracing::info!("settings reloaded"),
+            Ok(()) => {
+                tracing::info!("settings reloaded");
+                supervisor.ready("serving; the settings were reloaded");
+            }
             Err(error) => {
-                tracing::error!(%error, "the settings were not reloaded; the old ones stay in force")
+                tracing::error!(%error, "the settings were not reloaded; the old ones stay in force");
+                supervisor.ready("serving; the settings were NOT reloaded, the log says why");
             }
         }
     }
 }
 
 /// Looks at everything that readiness stands on, again and again.
-async fn watch_health(service: Arc<Service>) {
+async fn watch_health(service: Arc<Service>, supervisor: Arc<Supervisor>) {
     let clock = service.clock().clone();
     let (mut probed, mut ledger_down) = (None::<Duration>, false);
     loop {
@@ -247,7 +288,11 @@ async fn watch_health(service: Arc<Service>) {
             deliverer.look(!missing(&service, false).contains(&Cause::QueueSoftLimit));
         }
         service.health.set(missing(&service, ledger_down), clock.unix());
-        clock.sleep(HEALTH_EVERY).await;
+        supervisor.well(clock.monotonic());
+        tokio::select! {
+            () = clock.sleep(HEALTH_EVERY) => {}
+            () = service.health.hurried() => {}
+        }
     }
 }
 
@@ -265,6 +310,9 @@ fn missing(service: &Service, ledger_down: bool) -> Vec<Cause> {
             missing.push(Cause::QuarantineSoftLimit);
         }
     }
+    if service.verifier.is_cold() {
+        missing.push(Cause::CapCacheCold);
+    }
     if service
         .controls()
         .states()
@@ -273,7 +321,7 @@ fn missing(service: &Service, ledger_down: bool) -> Vec<Cause> {
     {
         missing.push(Cause::QueueSoftLimit);
     }
-    if service.is_draining() {
+    if service.is_leaving() {
         missing.push(Cause::Draining);
     }
     missing

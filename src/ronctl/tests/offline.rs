@@ -151,14 +151,14 @@ fn verify_proof_shows_payouts_and_absences_and_nothing_else() {
     let root = Cid::of(&text);
     let verify = |actor: &str| desk.words(&format!("verify-proof proof.json --root {root} --actor {actor}"));
     for (actor, expected) in [("ada", "6000\n"), ("cleo", "2105\n"), ("aa", "none\n"), ("dora", "none\n")] {
-        let proof = proof::prove(&text, root, &proof::find(&text, actor.as_bytes()));
+        let proof = proof::prove(&text, &proof::Tree::default(), root, &proof::find(&text, actor.as_bytes()));
         desk.write("proof.json", serde_json::to_vec(&proof).unwrap());
         assert_eq!(verify(actor).ends(0).out, expected, "{actor}");
         // The whole answer of the service holds it as a member.
         desk.write("proof.json", json!({ "actor": actor, "proof": proof }).to_string());
         assert_eq!(verify(actor).ends(0).out, expected, "{actor}");
     }
-    let proof = proof::prove(&text, root, &proof::find(&text, b"ada"));
+    let proof = proof::prove(&text, &proof::Tree::default(), root, &proof::find(&text, b"ada"));
     desk.write("proof.json", serde_json::to_vec(&proof).unwrap());
     assert_eq!(verify("cleo").ends(1).out, "", "a proof of another");
     let elsewhere = Cid::of(b"another table");
@@ -282,7 +282,9 @@ fn the_network_is_named_when_it_is_not_there() {
     let desk = Desk::sealed();
     let submit = "submit --inputs epoch.arrows --policy policy.json --url";
     desk.words(&format!("{submit} http://127.0.0.1:1 --token x")).ends(1).says("is the service there");
-    desk.words(&format!("{submit} https://h --token x")).ends(2).says("https:// is not spoken yet");
+    let secure = format!("{submit} https://127.0.0.1:1 --token x --ca");
+    desk.words(&format!("{secure} policy.json")).ends(2).says("there is no certificate in it");
+    desk.words(&format!("{submit} http://127.0.0.1:1 --token x --require-pq")).ends(2).says("https:// only");
     desk.words(&format!("{submit} http://127.0.0.1:1")).ends(2).says("there is no capability");
     desk.words("top --once --url http://127.0.0.1:1").ends(1).says("no connection");
 }

@@ -27,9 +27,12 @@ pub mod audit;
 pub mod breaker;
 mod budget;
 pub mod config;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod delivery;
 mod error;
 mod files;
+pub mod handover;
 pub mod health;
 pub mod latch;
 pub mod ledger;
@@ -51,9 +54,12 @@ pub use breaker::{Breaker, BreakerConfig, Change, Mode};
 pub use config::{DeliveryConfig, EmitConfig, HealthConfig, QuarantineConfig, ReemitConfig};
 pub use delivery::{Delivered, Deliverer, Notice, Outcome, Surroundings};
 pub use error::EmitError;
+pub use handover::{Handover, HandoverError, is_settled};
 pub use health::{Estimate, Health};
 pub use latch::{Latch, Latched};
-pub use ledger::{Answer, EmbeddedLedger, HttpLedger, Ledger, LedgerError, LedgerUrl, Record, Verdict};
+pub use ledger::{
+    Answer, EmbeddedLedger, HttpLedger, Ledger, LedgerError, LedgerUrl, PostgresLedger, Record, Verdict,
+};
 pub use redb_file::DbError;
 pub use reemit::Schedule;
 pub use spool::{Entry, Found, Hold, Spool, SpoolError, State};

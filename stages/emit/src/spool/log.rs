@@ -21,6 +21,7 @@
 //! two, and what a crash can leave behind is simple enough to try every cut.
 
 use super::record::{self, PAYLOAD_BYTES_MAX};
+use crate::plant;
 use rewarder_model::world::disk::{Disk, WriteFile, read_whole};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -275,14 +276,16 @@ impl Log {
     fn append(&mut self, bytes: &[u8], durable: bool) -> io::Result<()> {
         let file = self.file.as_mut().ok_or_else(|| io::Error::other("no segment is open"))?;
         file.write_all(bytes)?;
-        if durable && !crate::plant::is("fsync_left_out") { file.sync() } else { Ok(()) }
+        if durable && !plant::is("fsync_left_out") { file.sync() } else { Ok(()) }
     }
 
     fn begin_segment(&mut self, segment: u64, bytes: &[u8]) -> io::Result<()> {
         let mut file = self.disk.create_new(&name(segment))?;
         file.write_all(bytes)?;
         file.sync()?;
-        self.disk.sync_dir(Path::new(SPOOL_DIR))?;
+        if !plant::is("directory_sync_left_out") {
+            self.disk.sync_dir(Path::new(SPOOL_DIR))?;
+        }
         (self.segment, self.len, self.durable_len, self.file) = (segment, 0, 0, Some(file));
         Ok(())
     }
@@ -290,6 +293,9 @@ impl Log {
     /// After a failed write: takes back what the disk may have of it. A file whose fsync has failed is not
     /// written again, since the system may have forgotten which of its pages it never wrote.
     fn give_up(&mut self, segment: u64, fresh: bool, error: io::Error) -> CommitError {
+        if plant::is("failed_write_stays") {
+            return CommitError::Void(error);
+        }
         self.file = None;
         self.next = self.first;
         let path = name(segment);
@@ -350,7 +356,9 @@ impl Log {
             file.write_all(&bytes)?;
             file.sync()?;
             self.disk.rename(&temporary, &path)?;
-            self.disk.sync_dir(Path::new(SPOOL_DIR))?;
+            if !plant::is("directory_sync_left_out") {
+                self.disk.sync_dir(Path::new(SPOOL_DIR))?;
+            }
             Ok((file, total))
         })();
         let (file, total) = match written {
