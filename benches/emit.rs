@@ -85,7 +85,8 @@ async fn admissions(
                 }
                 let intent = intent(kind, n).map_err(|e| e.to_string())?;
                 let begun = Instant::now();
-                let entry = spool.admit(&intent, State::Sending, "", 0).await.map_err(|e| e.to_string())?;
+                let entry =
+                    spool.admit(&intent, State::Sending, false, "", 0).await.map_err(|e| e.to_string())?;
                 times.push(begun.elapsed());
                 spool.settle(entry.seq);
                 if !pause.is_zero() {

@@ -319,6 +319,9 @@ pub struct Stages {
     pub emit: StageConfig,
 }
 
+/// Jobs of a stage beyond one for each thread. Each may hold the memory of an epoch, so it is few.
+const JOBS_BESIDE: usize = 3;
+
 impl Stages {
     /// The names, first to last: the values of the label `stage`.
     pub const NAMES: [&'static str; 4] = ["admit", "decode", "reward", "emit"];
@@ -328,9 +331,10 @@ impl Stages {
         Self {
             // Lookups wait for the disk, not for the processor.
             admit: stage(8, queue.0),
-            // As many jobs as threads: alone a job uses all threads, together they share them.
-            decode: stage(workers.0, 2 * workers.0),
-            reward: stage(workers.0, 2 * workers.0),
+            // Alone a job uses all threads, together they share them. Some more jobs than threads: while one waits for the
+            // disk another computes, and a small one need not wait until a large one has gone.
+            decode: stage(workers.0 + JOBS_BESIDE, 2 * workers.0),
+            reward: stage(workers.0 + JOBS_BESIDE, 2 * workers.0),
             // Delivery waits for the ledger.
             emit: stage(32, 64),
         }

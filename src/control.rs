@@ -16,7 +16,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rewarder_emit::{Deliverer, EmitError, Entry, LedgerError, Mode};
+use rewarder_emit::{Deliverer, EmitError, Handover, HandoverError, LedgerError, Mode};
+use rewarder_model::Runs;
 use rewarder_store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -144,11 +145,13 @@ pub async fn perform(deliverer: &Arc<Deliverer>, store: Option<&Store>, act: Act
             json!({ "released": deliverer.release_entry(seq, reason).await?.ok_or_else(|| no_entry(seq))? })
         }
         Act::QuarantineDrop { seq, reason } => {
-            let entry = deliverer.drop_entry(seq, reason).await?.ok_or_else(|| no_entry(seq))?;
-            if let Some(store) = store {
-                give_up(store.clone(), entry.clone()).await?;
-            }
-            json!({ "dropped": entry })
+            let runs = store.map(|store| Arc::new(store.clone()) as Arc<dyn Runs>);
+            let dropped = Handover::new(deliverer.clone(), runs).drop_entry(seq, reason).await;
+            let dropped = dropped.map_err(|error| match error {
+                HandoverError::Emit(error) => error.into(),
+                other => NotDone::from(Refusal::from(other)),
+            })?;
+            json!({ "dropped": dropped.ok_or_else(|| no_entry(seq))? })
         }
         Act::LatchShow {} => {
             let latched = deliverer.latch().latched();
@@ -183,25 +186,6 @@ fn brownout(deliverer: &Deliverer) -> Value {
         "failures_in_a_row": estimate.failures_in_a_row,
         "attempts": estimate.samples,
     })
-}
-
-/// The run says that it was given up, and the epoch is free again; the ledger's own law stands behind that.
-async fn give_up(store: Store, entry: Entry) -> Result<(), Refusal> {
-    crate::pipeline::blocking(move || {
-        let Entry { intent, attempts, first_unix_ms, last_unix_ms, .. } = entry;
-        let record = json!({
-            "schema": "rewarder.delivery.v1", "run_key": intent.run_key, "commitment": intent.commitment,
-            "result": "dropped", "quarantine": false, "volatile": false, "attempts": attempts,
-            "first_unix_ms": first_unix_ms, "last_unix_ms": last_unix_ms,
-        });
-        // A run that the store has lost has no record either.
-        if store.run(&intent.tenant, &intent.run_key)?.is_some() {
-            store.set_delivery(&intent.tenant, &intent.run_key, record.to_string().as_bytes())?;
-        }
-        store.release_claim(&intent.tenant, &intent.epoch_id, &intent.run_key)?;
-        Ok(())
-    })
-    .await
 }
 
 /// Listens in `state_dir`. Call it only while holding the spool: what has the name then is a dead process's.

@@ -21,15 +21,15 @@ use crate::why::Kept;
 use bytes::Bytes;
 use rewarder_admit::check::Pass;
 use rewarder_decode::{Dictionary, Progress, Source};
-use rewarder_emit::{AttestKey, Deliverer, Outcome as Emitted};
-use rewarder_flow::{Door, Pipeline, Pool, Step};
+use rewarder_emit::{AttestKey, Deliverer, Handover, HandoverError, Outcome as Emitted, is_settled};
+use rewarder_flow::{Door, Lane, Pipeline, Pool, Step};
 use rewarder_model::world::Clock;
 use rewarder_model::{
-    Attestation, Cid, EpochId, Intent, LedgerResult, Manifest, Policy, PolicyId, Reason, SnapshotHeader,
-    Status, TenantId, run_key,
+    Attestation, Cid, EpochId, Intent, LedgerResult, Manifest, Policy, PolicyId, Reason, Runs,
+    SnapshotHeader, Status, TenantId, run_key,
 };
 use rewarder_reward::Outcome;
-use rewarder_store::{Claim, Kind, MANIFEST, Object, Part, Store, StoreError};
+use rewarder_store::{Kind, MANIFEST, Object, Part, Store, StoreError};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -365,6 +365,9 @@ fn parse_policy(bytes: &[u8]) -> Result<Policy, Refusal> {
     Policy::parse(bytes).map_err(|e| Refusal::new(Reason::PolicyInvalid, e.to_string()))
 }
 
+/// Bytes of a row in a snapshot: actor, category, units.
+const ROW_BYTES: u64 = 4 + 1 + 8;
+
 /// Largest part of a run that is read into memory at once, other than the tables.
 const SMALL_PART_BYTES: u64 = 256 * 1024;
 
@@ -492,6 +495,7 @@ impl Engine {
         let expected = admitted.expected;
         let scored = self
             .pool
+            .lane(admitted.snapshot.len())
             .run(move || {
                 let Admitted { snapshot, policy, expected, admits } = admitted;
                 epoch::decode(&*snapshot, expected, &*admits, policy, &progress)
@@ -522,7 +526,8 @@ impl Engine {
         };
         let begun = self.clock.monotonic();
         let policy = scored.policy.clone();
-        let computed = self.pool.run(move || epoch::reward(scored)).await.map_err(|e| internal(&e))?;
+        let lane = self.pool.lane(scored.rows.saturating_mul(ROW_BYTES));
+        let computed = lane.run(move || epoch::reward(scored)).await.map_err(|e| internal(&e))?;
         let (outcome, names) = match computed {
             Ok(computed) => computed,
             Err(breach) => return Err(self.breach(breach).await),
@@ -532,13 +537,14 @@ impl Engine {
             None => None,
         };
         let it = self.clone();
-        let sealed = blocking(move || it.seal(outcome, names, attestation, &policy)).await?;
+        let sealed = blocking(move || it.seal(&lane, outcome, names, attestation, &policy)).await?;
         timings.reward = millis(self.clock.monotonic().saturating_sub(begun));
         Ok((request, timings, Box::new(sealed)))
     }
 
     fn seal(
         &self,
+        lane: &Lane,
         outcome: Outcome,
         names: Dictionary,
         attestation: Option<Attestation>,
@@ -548,10 +554,11 @@ impl Engine {
             let manifest = &outcome.manifest;
             let attested = serde_json::to_vec(&attestation).map_err(|e| internal(&e))?;
             let derivation = serde_json::to_vec(&Kept::of(&outcome, &names)).map_err(|e| internal(&e))?;
-            let mut text =
-                |to: &mut dyn Write| outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece));
+            let mut text = |to: &mut (dyn Write + Send)| {
+                outcome.table.pieces().try_for_each(|piece| to.write_all(piece))
+            };
             let mut arrow =
-                |to: &mut dyn Write| table::write_arrow(&self.pool, &outcome, &names, policy.scale(), to);
+                |to: &mut (dyn Write + Send)| table::write_arrow(lane, &outcome, &names, policy.scale(), to);
             store.put_run(
                 &manifest.tenant,
                 &manifest.epoch_id,
@@ -566,7 +573,7 @@ impl Engine {
             )?;
         }
         if let Some(out) = &self.out {
-            self.leave(out, &outcome, &names, policy).map_err(|e| {
+            self.leave(lane, out, &outcome, &names, policy).map_err(|e| {
                 Refusal::new(Reason::Internal, format!("{} cannot be written: {e}", out.dir.display()))
             })?;
         }
@@ -581,7 +588,14 @@ impl Engine {
     }
 
     /// Writes a batch job's files.
-    fn leave(&self, out: &Out, outcome: &Outcome, names: &Dictionary, policy: &Policy) -> io::Result<()> {
+    fn leave(
+        &self,
+        lane: &Lane,
+        out: &Out,
+        outcome: &Outcome,
+        names: &Dictionary,
+        policy: &Policy,
+    ) -> io::Result<()> {
         std::fs::create_dir_all(&out.dir)?;
         let inputs = std::fs::canonicalize(&out.inputs)?;
         let record = Record {
@@ -595,11 +609,11 @@ impl Engine {
         std::thread::scope(|scope| {
             let text = scope.spawn(|| {
                 write_file(&out.dir, part::TEXT, |to| {
-                    outcome.table.pieces.iter().try_for_each(|piece| to.write_all(piece))
+                    outcome.table.pieces().try_for_each(|piece| to.write_all(piece))
                 })
             });
             write_file(&out.dir, part::ARROW, |to| {
-                table::write_arrow(&self.pool, outcome, names, policy.scale(), to)
+                table::write_arrow(lane, outcome, names, policy.scale(), to)
             })?;
             text.join().unwrap_or_else(|_| Err(io::Error::other("the text could not be written")))
         })?;
@@ -636,8 +650,8 @@ impl Engine {
         let emits = !request.dry_run && manifest.status == Status::Ok;
         if emits && settled {
             ledger = LedgerResult::Dup;
-        } else if emits && let Some(deliverer) = &self.deliverer {
-            let delivered = self.deliver(deliverer, &manifest, commitment).await?;
+        } else if emits && self.deliverer.is_some() {
+            let delivered = self.deliver(&manifest, commitment).await?;
             ledger = delivered.ledger_result();
             quarantine = matches!(delivered.outcome, Emitted::Held { .. });
             volatile = quarantine && delivered.volatile;
@@ -660,62 +674,22 @@ impl Engine {
     }
 
     async fn deliver(
-        self: &Arc<Self>,
-        deliverer: &Arc<Deliverer>,
+        &self,
         manifest: &Manifest,
         commitment: Cid,
     ) -> Result<rewarder_emit::Delivered, Refusal> {
-        let intent = Intent {
-            run_key: manifest.run_key,
-            tenant: manifest.tenant.clone(),
-            epoch_id: manifest.epoch_id.clone(),
-            commitment,
-            allocations_root: manifest.allocations_root,
-            asset: manifest.totals.asset.clone(),
-            payout_minor_units: manifest.totals.payout_minor_units,
-            recipients: manifest.totals.recipients,
-            policy_hash: manifest.policy.hash,
-            inputs_cid: manifest.inputs.cid,
-        };
+        let Some(handover) = self.handover() else { return Err(internal(&"this pipeline has no ledger")) };
+        let intent = Intent::of(manifest, commitment);
+        let epoch = intent.epoch_id.clone();
         let conflict = |other: &Cid| {
-            let detail = format!(
-                "epoch {} of this tenant already has run {other}; an epoch is paid once",
-                intent.epoch_id
-            );
+            let detail =
+                format!("epoch {epoch} of this tenant already has run {other}; an epoch is paid once");
             Refusal::new(Reason::EpochConflict, detail)
         };
-        let mut claim = Claim::Same;
-        if let Some(store) = &self.store {
-            let (store, intent) = (store.clone(), intent.clone());
-            claim =
-                blocking(move || Ok(store.claim_epoch(&intent.tenant, &intent.epoch_id, &intent.run_key)?))
-                    .await?;
-            if let Claim::Conflict(other) = claim {
-                return Err(conflict(&other));
-            }
-        }
-        let delivered = deliverer.deliver(intent.clone()).await.map_err(|e| {
-            let refusal = Refusal::new(e.reason(), e.to_string());
-            if e.reason() == Reason::Internal {
-                internal(&e)
-            } else {
-                refusal.retry_after(Duration::from_secs(30))
-            }
-        });
-        // When it is certain that nothing of this run is with the ledger or in quarantine, it must not keep another run of
-        // the epoch from being paid. A claim that stood before may belong to an intent in quarantine and stays.
-        let nothing_sent = match &delivered {
-            Ok(delivered) => matches!(delivered.outcome, Emitted::Conflict(_)),
-            Err(refusal) => {
-                claim == Claim::Claimed && matches!(refusal.reason, Reason::Latched | Reason::SpoolFull)
-            }
-        };
-        if let (true, Some(store)) = (nothing_sent, &self.store) {
-            let (store, intent) = (store.clone(), intent.clone());
-            blocking(move || Ok(store.release_claim(&intent.tenant, &intent.epoch_id, &intent.run_key)?))
-                .await?;
-        }
-        let delivered = delivered?;
+        let delivered = handover.deliver(intent).await.map_err(|e| match e {
+            HandoverError::Conflict(other) => conflict(&other),
+            other => Refusal::from(other),
+        })?;
         match &delivered.outcome {
             Emitted::Accepted | Emitted::Dup | Emitted::Held { .. } => Ok(delivered),
             Emitted::Conflict(record) => Err(conflict(&record.run_key)),
@@ -732,28 +706,29 @@ impl Engine {
 }
 
 impl Engine {
-    /// Delivers a stored run whose delivery was promised and is not under way: never recorded, or recorded as held while
-    /// the spool does not know it (its disk has lost it). False if there is nothing to do.
-    ///
-    /// # Errors
-    /// As for any delivery.
-    pub async fn redeliver(self: &Arc<Self>, tenant: &TenantId, run_key: &Cid) -> Result<bool, Refusal> {
-        let (Some(store), Some(deliverer)) = (&self.store, &self.deliverer) else { return Ok(false) };
-        let (it, store, tenant, run_key) = (self.clone(), store.clone(), tenant.clone(), *run_key);
-        let kept = deliverer.spool().find(&run_key).is_some();
-        let open = blocking(move || {
-            let Some(run) = store.run(&tenant, &run_key)? else { return Ok(None) };
-            let promised = match run.delivery()? {
-                None => true,
-                Some(json) => !kept && is_held(&json),
-            };
-            if promised { it.stored_run(&store, &tenant, &run_key) } else { Ok(None) }
-        });
-        let Some(sealed) = open.await? else { return Ok(false) };
-        if sealed.manifest.status != Status::Ok {
-            return Ok(false);
+    /// Where runs are handed over to delivery; none when nothing can be emitted.
+    pub fn handover(&self) -> Option<Handover> {
+        let runs = self.store.clone().map(|store| Arc::new(store) as Arc<dyn Runs>);
+        Some(Handover::new(self.deliverer.clone()?, runs))
+    }
+}
+
+impl From<HandoverError> for Refusal {
+    fn from(error: HandoverError) -> Self {
+        match error {
+            HandoverError::Conflict(other) => {
+                Refusal::new(Reason::EpochConflict, format!("this epoch already has run {other}"))
+            }
+            HandoverError::Emit(e) if e.reason() != Reason::Internal => {
+                Refusal::new(e.reason(), e.to_string()).retry_after(Duration::from_secs(30))
+            }
+            HandoverError::Runs(e) if e.reason != Reason::Internal => Refusal::new(e.reason, e.detail),
+            HandoverError::Runs(e) => {
+                tracing::error!(error = %e, "the store failed");
+                Refusal::new(Reason::Internal, "the store failed; the service's log says how")
+            }
+            other => internal(&other),
         }
-        self.deliver(deliverer, &sealed.manifest, sealed.commitment).await.map(|_| true)
     }
 }
 
@@ -761,23 +736,4 @@ impl From<rewarder_admit::Denied> for Refusal {
     fn from(denied: rewarder_admit::Denied) -> Self {
         Refusal::new(denied.reason, denied.detail)
     }
-}
-
-/// The word of a delivery record.
-fn delivery_result(json: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Record {
-        result: String,
-    }
-    serde_json::from_slice::<Record>(json).ok().map(|record| record.result)
-}
-
-/// Whether a delivery record says that the money has moved.
-pub fn is_settled(json: &[u8]) -> bool {
-    delivery_result(json).is_some_and(|result| matches!(result.as_str(), "accepted" | "dup"))
-}
-
-/// Whether a delivery record says that the run waits in quarantine and is sent again by itself.
-fn is_held(json: &[u8]) -> bool {
-    delivery_result(json).is_some_and(|result| result == "held")
 }

@@ -195,7 +195,7 @@ async fn compute(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let threads = NonZeroUsize::new(settings.concurrency_compute_workers.0).unwrap_or(NonZeroUsize::MIN);
-    let pool = Pool::new(threads).map_err(|e| fault(&e))?;
+    let pool = Pool::of_one_lane(threads).map_err(|e| fault(&e))?;
     let floor = match args.profile_stages {
         true => Some(measure_floor(&pool, &snapshot).await?),
         false => None,
@@ -346,10 +346,13 @@ fn details(outcome: &Outcome, names: &Dictionary, paid: u128) -> String {
     let totals = &outcome.manifest.totals;
     let money = |amount: u128| grouped(&amount.to_string());
     let cap = derivation.actor_cap.unwrap_or(u128::MAX);
-    let mut top = BinaryHeap::new();
+    let mut top: BinaryHeap<Reverse<(u128, Reverse<Vec<u8>>, u128)>> = BinaryHeap::new();
     let mut at_cap = 0u64;
     outcome.recipients(names, |name, score, payout| {
         at_cap += u64::from(payout == cap);
+        if top.len() == NAMED && top.peek().is_some_and(|Reverse((least, ..))| payout < *least) {
+            return;
+        }
         // The largest payouts; among equals the smaller name.
         let entry = Reverse((payout, Reverse(name.to_vec()), score));
         if top.len() < NAMED {
@@ -462,7 +465,7 @@ fn profile(done: &Done, floor: Duration, bytes: u64) -> String {
 pub fn write_file(
     dir: &Path,
     name: &str,
-    write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
+    write: impl FnOnce(&mut (dyn std::io::Write + Send)) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
     let temporary = dir.join(format!(".{name}.{}", std::process::id()));
     let result = (|| {

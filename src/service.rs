@@ -75,7 +75,7 @@ pub struct Service {
     /// It takes no new jobs.
     draining: AtomicBool,
     latency: Histogram,
-    texts: crate::texts::Texts,
+    explained: crate::explained::Runs,
 }
 
 type FlightKey = (TenantId, Cid, bool);
@@ -92,7 +92,7 @@ struct RecentKey {
 /// Answers of finished runs, ready to be told again.
 #[derive(Default)]
 struct Recent {
-    runs: HashMap<RecentKey, Arc<Again>>,
+    runs: HashMap<RecentKey, Arc<Again>, ahash::RandomState>,
     order: VecDeque<RecentKey>,
 }
 
@@ -278,21 +278,6 @@ fn tell(deliverer: &Arc<Deliverer>, bus: &Bus, clock: &Arc<dyn Clock>) {
     });
 }
 
-/// What becomes of a run is kept beside it.
-fn record(deliverer: &Arc<Deliverer>, store: &Store) {
-    let store = store.clone();
-    deliverer.record(move |intent: &Intent, delivered: &Delivered| {
-        let (store, tenant, run_key) = (store.clone(), intent.tenant.clone(), intent.run_key);
-        let json = delivered.to_json(intent);
-        Box::pin(async move {
-            let written = pipeline::blocking(move || Ok(store.set_delivery(&tenant, &run_key, &json)?)).await;
-            if let Err(error) = written {
-                tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
-            }
-        })
-    });
-}
-
 impl Service {
     /// Opens everything and starts the stages. The pipeline comes back apart, for whoever drains it.
     ///
@@ -315,7 +300,6 @@ impl Service {
             .map_err(|e| failed("the compute pool")(&e))?;
         let bus = Bus::new();
         tell(&deliverer, &bus, &clock);
-        record(&deliverer, &store);
         if brownout {
             deliverer.begin_drill();
         }
@@ -331,6 +315,9 @@ impl Service {
             clock: clock.clone(),
             moved: Box::new(move |tenant, bytes| charged.charge(tenant, bytes / COST_BYTES)),
         });
+        if let Some(handover) = engine.handover() {
+            handover.keep_records();
+        }
         let (entry, pipeline) = pipeline::start(&engine, &settings.stages);
         let service = Arc::new(Self {
             controls: pipeline.controls(),
@@ -346,7 +333,7 @@ impl Service {
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             latency: histogram!(COMPUTE_LATENCY),
-            texts: crate::texts::Texts::default(),
+            explained: crate::explained::Runs::default(),
             settings: ArcSwap::from_pointee(settings),
             origin,
             engine,
@@ -375,6 +362,11 @@ impl Service {
         self.settings.load_full()
     }
 
+    /// Reads some of the settings in force: cheaper than to hold them, for what every request asks.
+    pub fn with_settings<T>(&self, read: impl FnOnce(&Settings) -> T) -> T {
+        read(&self.settings.load())
+    }
+
     /// The clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.engine.clock
@@ -398,9 +390,9 @@ impl Service {
             .ok_or_else(|| Refusal::new(Reason::Internal, "the service has no ledger"))
     }
 
-    /// Canonical texts that were asked for lately.
-    pub fn texts(&self) -> &crate::texts::Texts {
-        &self.texts
+    /// Runs that were explained lately.
+    pub fn explained(&self) -> &crate::explained::Runs {
+        &self.explained
     }
 
     /// The stages' knobs and dials.
@@ -629,19 +621,10 @@ impl Service {
         self.entry.close();
     }
 
-    /// Delivers what a crash left between claim and delivery: claimed runs without a delivery record. The run key is the
-    /// same, so that a ledger that has it already says so.
-    pub async fn recover(self: &Arc<Self>) {
-        let it = self.clone();
-        let claims = pipeline::blocking(move || Ok(it.store()?.claims()?)).await.unwrap_or_default();
-        for (tenant, epoch, run_key) in claims {
-            match self.engine.redeliver(&tenant, &run_key).await {
-                Ok(false) => {}
-                Ok(true) => tracing::info!(%run_key, "a run that a crash had left undelivered was delivered"),
-                Err(refusal) => {
-                    tracing::warn!(%run_key, %epoch, %refusal, "a run that a crash had left undelivered was not delivered")
-                }
-            }
+    /// Delivers what a crash left between claim and delivery.
+    pub async fn recover(&self) {
+        if let Some(handover) = self.engine.handover() {
+            handover.recover().await;
         }
     }
 

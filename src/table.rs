@@ -10,14 +10,16 @@ use arrow_ipc::reader::FileReader;
 use arrow_ipc::writer::{FileWriter, StreamWriter};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use rayon::prelude::*;
-use rewarder_flow::Pool;
+use rewarder_flow::Lane;
 use rewarder_reward::Outcome;
 use std::io::{self, Read, Seek, Write};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Places of the canonical order that make a batch: the recipients among them are its rows.
-const BATCH_RANKS: usize = 64 * 1024;
+/// Rows of a batch, if recipients were spread evenly over the canonical order.
+const BATCH_ROWS: usize = 64 * 1024;
+/// Most places of the canonical order that make a batch: the recipients among them are its rows.
+const BATCH_RANKS_MAX: usize = 4 * BATCH_ROWS;
 
 fn schema(scale: u8) -> Arc<Schema> {
     Arc::new(Schema::new(vec![
@@ -34,7 +36,8 @@ fn batch(
     schema: &Arc<Schema>,
     ranks: Range<usize>,
 ) -> Result<RecordBatch, ArrowError> {
-    let (mut text, mut ends, mut scores, mut payouts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut text, mut ends) = (Vec::new(), Vec::new());
+    let (mut scores, mut payouts) = (Vec::new(), Vec::new());
     outcome.recipients_among(ranks, names, |actor, score, payout| {
         text.extend_from_slice(actor);
         ends.push(actor.len());
@@ -60,32 +63,45 @@ fn other(e: ArrowError) -> io::Error {
     }
 }
 
-/// Writes `allocations.arrow`, an Arrow IPC file. Batches are made on the pool, as many at once as it has threads.
+/// Writes `allocations.arrow`, an Arrow IPC file. Batches are made on the pool, as many at once as it has threads, while
+/// those before are written.
 ///
 /// # Errors
 /// Those of the writer.
 pub fn write_arrow(
-    pool: &Pool,
+    pool: &Lane,
     outcome: &Outcome,
     names: &(impl Names + ?Sized),
     scale: u8,
-    to: impl Write,
+    to: impl Write + Send,
 ) -> io::Result<()> {
     let schema = schema(scale);
     let mut writer = FileWriter::try_new(to, &schema).map_err(other)?;
     let len = outcome.scores.len();
+    let recipients = usize::try_from(outcome.table.recipients).unwrap_or(usize::MAX);
+    let ranks = len.div_ceil(recipients.div_ceil(BATCH_ROWS).max(1)).clamp(1, BATCH_RANKS_MAX);
     let ranges: Vec<Range<usize>> =
-        (0..len).step_by(BATCH_RANKS).map(|start| start..(start + BATCH_RANKS).min(len)).collect();
-    for group in ranges.chunks(pool.threads().max(1)) {
-        let made = pool.install(|| {
-            let batches = group.par_iter().map(|ranks| batch(outcome, names, &schema, ranks.clone()));
-            batches.collect::<Result<Vec<_>, _>>()
-        });
-        for batch in made.map_err(other)?.iter().filter(|batch| batch.num_rows() > 0) {
-            writer.write(batch).map_err(other)?;
+        (0..len).step_by(ranks).map(|start| start..(start + ranks).min(len)).collect();
+    let mut groups = ranges.chunks(pool.threads().max(1));
+    let mut make = || {
+        let group = groups.next().unwrap_or_default();
+        let batches = group.par_iter().map(|ranks| batch(outcome, names, &schema, ranks.clone()));
+        batches.collect::<Result<Vec<_>, _>>()
+    };
+    pool.install(|| {
+        let mut made = make()?;
+        while !made.is_empty() {
+            let write = || {
+                let mut full = made.iter().filter(|batch| batch.num_rows() > 0);
+                full.try_for_each(|batch| writer.write(batch))
+            };
+            let (written, next) = rayon::join(write, &mut make);
+            written?;
+            made = next?;
         }
-    }
-    writer.finish().map_err(other)
+        writer.finish()
+    })
+    .map_err(other)
 }
 
 /// The forms into which a stored `allocations.arrow` is turned.

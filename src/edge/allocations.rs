@@ -2,8 +2,9 @@
 
 use super::epochs::{no_run, small_part, stored_run, with_etag};
 use super::{Body, Context, Result, bytes_response, decoded, json};
+use crate::explained::{Explained, ROWS_BYTES_MAX};
 use crate::pipeline::{blocking, part, stored_source};
-use crate::proof::{self, Proof};
+use crate::proof::{self, Proof, Tree};
 use crate::refusal::Refusal;
 use crate::service::Service;
 use crate::table::{Converted, Form};
@@ -17,7 +18,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use rewarder_admit::Scope;
-use rewarder_decode::actor_rows;
+use rewarder_decode::Lookup;
 use rewarder_model::{Cid, Manifest, Policy, Reason, TenantId};
 use rewarder_store::{Kind, MANIFEST, Object, Run};
 use schemars::JsonSchema;
@@ -231,23 +232,30 @@ pub async fn actor(context: Context, epoch: &str, actor: &str) -> Result<Respons
     Ok(response)
 }
 
+fn broken(what: &dyn std::fmt::Display) -> Refusal {
+    tracing::error!(error = %what, "an actor could not be explained");
+    Refusal::new(Reason::Internal, "the stored run cannot be read; the service's log says how")
+}
+
 fn explain(service: &Service, tenant: &TenantId, run: &Run, actor: &str) -> Result<ActorAnswer> {
-    let broken = |what: &dyn std::fmt::Display| {
-        tracing::error!(error = %what, "an actor could not be explained");
-        Refusal::new(Reason::Internal, "the stored run cannot be read; the service's log says how")
-    };
+    let explained = service.explained().get(tenant, run.run_key(), || read(service, tenant, run))?;
+    let Explained { manifest, kept, policy, text, tree, rows } = &*explained;
+    let rows = rows.rows_of(actor.as_bytes()).map_err(|e| broken(&e))?;
+    let why = why::explain(actor, rows.as_ref(), policy, kept);
+    let found = proof::find(text, actor.as_bytes());
+    let proved = proof::payout(text, &found).unwrap_or_else(|| "0".to_owned());
+    if proved != why.payout_minor_units {
+        return Err(broken(&"the explanation and the table differ"));
+    }
+    Ok(ActorAnswer { why, proof: proof::prove(text, tree, manifest.allocations_root, &found) })
+}
+
+/// Opens all that explains a run.
+fn read(service: &Service, tenant: &TenantId, run: &Run) -> Result<Explained> {
     let manifest: Manifest = serde_json::from_slice(&small_part(run, MANIFEST)?).map_err(|e| broken(&e))?;
     let kept: Kept = serde_json::from_slice(&small_part(run, part::DERIVATION)?).map_err(|e| broken(&e))?;
-    let root = manifest.allocations_root;
-    let text: Arc<[u8]> = match service.texts().get(&root) {
-        Some(text) => text,
-        None => {
-            let object = run.part(part::TEXT)?.ok_or_else(|| broken(&"no text"))?;
-            let text: Arc<[u8]> = object.read_all(object.len()).map_err(|e| broken(&e))?.into();
-            service.texts().put(root, text.clone());
-            text
-        }
-    };
+    let text = run.part(part::TEXT)?.ok_or_else(|| broken(&"no text"))?;
+    let text = text.read_all(text.len()).map_err(|e| broken(&e))?;
     let store = service.store()?;
     let gone = |what: &str| {
         Refusal::new(Reason::Internal, format!("the {what} of this run is not in the store any more"))
@@ -257,15 +265,10 @@ fn explain(service: &Service, tenant: &TenantId, run: &Run, actor: &str) -> Resu
     let policy = store.object(tenant, Kind::Policy, &manifest.policy.hash)?.ok_or_else(|| gone("policy"))?;
     let policy =
         Policy::parse(&policy.read_all(policy.len()).map_err(|e| broken(&e))?).map_err(|e| broken(&e))?;
-    let rows =
-        actor_rows(&*stored_source(snapshot), actor.as_bytes(), kept.sorted).map_err(|e| broken(&e))?;
-    let why = why::explain(actor, rows.as_ref(), &policy, &kept);
-    let found = proof::find(&text, actor.as_bytes());
-    let proved = proof::payout(&text, &found).unwrap_or_else(|| "0".to_owned());
-    if proved != why.payout_minor_units {
-        return Err(broken(&"the explanation and the table differ"));
-    }
-    Ok(ActorAnswer { why, proof: proof::prove(&text, root, &found) })
+    let tree = Tree::of(&text);
+    let mut rows = Lookup::open(stored_source(snapshot), kept.sorted).map_err(|e| broken(&e))?;
+    rows.index(ROWS_BYTES_MAX).map_err(|e| broken(&e))?;
+    Ok(Explained { manifest, kept, policy, text, tree, rows })
 }
 
 #[cfg(test)]

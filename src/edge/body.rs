@@ -9,7 +9,10 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use rewarder_model::Reason;
+use std::future::poll_fn;
 use std::io::Read;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -90,12 +93,12 @@ impl Context {
 
     /// Reads a small body whole: at most `REQ_BODY_MAX_BYTES`, before and after decompression.
     pub(super) async fn small_body(&mut self) -> Result<Bytes> {
-        let settings = self.service.settings();
-        let limit = settings.req_body_max_bytes;
+        let (limit, ratio, timeout) = self.service.with_settings(|settings| {
+            (settings.req_body_max_bytes, settings.decomp_ratio_max.0 as u64, settings.read_timeout_ms.into())
+        });
         let encoding = self.encoding()?;
         self.declared_len(limit)?;
-        let timeout = settings.read_timeout_ms.into();
-        let mut pace = Pace::new(settings.transfer_rate_min_bytes);
+        let mut pace = Pace::new(self.service.with_settings(|settings| settings.transfer_rate_min_bytes));
         // Most bodies come in one part, which is the body then.
         let (mut first, mut all) = (Bytes::new(), BytesMut::new());
         while let Some(chunk) = next_chunk(self.request.body_mut(), timeout, &mut pace).await? {
@@ -112,9 +115,7 @@ impl Context {
         let bytes = if all.is_empty() { first } else { all.freeze() };
         match encoding {
             Encoding::Identity => Ok(bytes),
-            _ => {
-                decompress(bytes.into(), encoding, limit, settings.decomp_ratio_max.0 as u64).map(Bytes::from)
-            }
+            _ => decompress(bytes.into(), encoding, limit, ratio).map(Bytes::from),
         }
     }
 }
@@ -130,9 +131,13 @@ pub(super) async fn next_chunk(
     }
     loop {
         let asked = Instant::now();
-        let frame = tokio::time::timeout(timeout, body.frame())
-            .await
-            .map_err(|_| Refusal::new(Reason::RequestTimeout, "the body stopped arriving"))?;
+        // A part that is there needs no timer.
+        let frame = match poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => tokio::time::timeout(timeout, body.frame())
+                .await
+                .map_err(|_| Refusal::new(Reason::RequestTimeout, "the body stopped arriving"))?,
+        };
         match frame {
             None => return Ok(None),
             Some(Err(_)) => {

@@ -4,7 +4,7 @@ use super::{Body, Context, Result, bytes_response, decoded, json, query};
 use crate::pipeline::{Answer, Done};
 use crate::refusal::Refusal;
 use crate::service::Ask;
-use http::header::{HeaderValue, LOCATION};
+use http::header::{HeaderName, HeaderValue, LOCATION};
 use http::{Request, Response, StatusCode};
 use rewarder_admit::{Inside, Scope};
 use rewarder_model::cid::CidError;
@@ -159,7 +159,8 @@ pub(super) fn dry_run_by_query<B>(request: &Request<B>) -> Result<bool> {
 
 /// RFC 7240 `Prefer: respond-async`.
 pub(super) fn prefers_async<B>(request: &Request<B>) -> bool {
-    let values = request.headers().get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    const PREFER: HeaderName = HeaderName::from_static("prefer");
+    let values = request.headers().get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|preference| {
         preference.split(';').next().is_some_and(|token| token.trim().eq_ignore_ascii_case("respond-async"))
     })

@@ -50,7 +50,7 @@ type Result<T> = std::result::Result<T, Refusal>;
 const SEGMENTS_MAX: usize = 6;
 
 /// The header that carries the correlation id.
-pub const CORR_ID: &str = "x-corr-id";
+pub const CORR_ID: HeaderName = HeaderName::from_static("x-corr-id");
 
 /// The routes of contract §6: method, path, and the scope that it needs. A test compares this with the contract.
 pub const ROUTES: &[(Method, &str, Option<Scope>)] = &[
@@ -96,7 +96,7 @@ pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Respon
         Ok(response) => response,
         Err(refusal) => Problem::of(&refusal, corr_id.as_str()).response(),
     };
-    response.headers_mut().insert(HeaderName::from_static(CORR_ID), corr_id.into_value());
+    response.headers_mut().insert(CORR_ID, corr_id.into_value());
     if leaving {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

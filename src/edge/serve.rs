@@ -91,11 +91,18 @@ pub async fn run(
     let reemit = {
         let (it, mut stopped) = (service.clone(), stopped.clone());
         tokio::spawn(async move {
-            it.recover().await;
-            it.reemit(Box::pin(async move {
+            let mut ends = stopped.clone();
+            // Beside each other: what a crash has left may wait for room that only re-emission makes.
+            let recover = async {
+                tokio::select! {
+                    () = it.recover() => {}
+                    _ = ends.wait_for(|stopped| *stopped) => {}
+                }
+            };
+            let stop = Box::pin(async move {
                 let _ = stopped.wait_for(|stopped| *stopped).await;
-            }))
-            .await;
+            });
+            tokio::join!(recover, it.reemit(stop));
         })
     };
     let verifier = {

@@ -12,7 +12,7 @@ fn run(dir: &Path) -> Result<(Vec<u8>, Vec<u8>), Refusal> {
         .map_err(|e| Refusal::new(Reason::PolicyInvalid, e.to_string()));
     let scored = epoch::decode(&snapshot[..], None, &|_| Ok(()), policy, &Progress::default())?;
     let (outcome, _) = epoch::reward(scored).expect("no input breaches an invariant");
-    Ok((outcome.manifest_bytes, outcome.table.pieces.concat()))
+    Ok((outcome.manifest_bytes, outcome.table.pieces().collect::<Vec<_>>().concat()))
 }
 
 #[test]

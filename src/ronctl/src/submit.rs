@@ -28,8 +28,8 @@ use svc_rewarder::why::grouped;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Bytes read and sent at once.
-const UPLOAD_BYTES: usize = 1 << 20;
+/// Bytes read and sent at once: they stay in the processor's cache from the file to the socket.
+const UPLOAD_BYTES: usize = 256 * 1024;
 /// Parts of an upload that wait for the network.
 const UPLOAD_PARTS: usize = 4;
 /// When a job that runs on is asked after for the first time, if the service does not say when.

@@ -12,7 +12,9 @@ use arc_swap::ArcSwap;
 use metrics::Counter;
 use rewarder_model::world::{BoxFuture, Clock};
 use rewarder_model::{Amount, EpochId, Reason, TenantId};
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Who can tell what a token allows.
@@ -92,11 +94,17 @@ impl Checker {
                 "no capability was sent: send it as `Authorization: Bearer TOKEN`",
             ));
         };
+        let mut answer = self.verifier.verify(token, self.clock.unix());
+        // The local keyring answers at once, and needs no timer.
+        let at_once = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+        if let Poll::Ready(answer) = at_once {
+            return answer;
+        }
         let late = self.clock.sleep(**self.budget.load());
         tokio::select! {
             // In this order, so that an answer that is there is never thrown away for a clock.
             biased;
-            answer = self.verifier.verify(token, self.clock.unix()) => answer,
+            answer = answer => answer,
             () = late => Err(Denied::new(Reason::CapTimeout, "the capability could not be checked in time; try again")),
         }
     }

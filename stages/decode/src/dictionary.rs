@@ -171,7 +171,8 @@ impl Reading {
         Ok(Self {
             at,
             kind,
-            body: Block::zeroed(body_len),
+            // Only what the stream has filled is looked at.
+            body: Block::scratch(body_len),
             validity: range(layout.validity[0]),
             offsets: range(layout.data[0]),
             values: range(layout.values),

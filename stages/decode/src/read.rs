@@ -17,9 +17,11 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Leaves that are read and hashed together: four megabytes, so that a few threads find work and the blocks under way
-/// (two windows) stay in a shared cache.
-const LEAVES_PER_WINDOW: usize = (4 << 20) / LEAF_BYTES;
+/// Leaves for each thread that are read and hashed together before their rows are handed on: a megabyte, so that threads
+/// which are not even find work, and the rows are still in a core's L2 when their turn comes.
+const LEAVES_PER_THREAD: usize = (1 << 20) / LEAF_BYTES;
+/// The same where nothing is handed on: there is less waiting for each other the larger a window is.
+const LEAVES_HASHED_ONLY: usize = (4 << 20) / LEAF_BYTES;
 /// A row costs less than reading and hashing its bytes, so half of the threads are enough to take rows in; the others
 /// hash meanwhile. Fewer lanes are less memory to touch and less to merge.
 const THREADS_PER_LANE: usize = 2;
@@ -127,7 +129,7 @@ pub fn decode<S: RowSink>(
     progress: &Progress,
     sink: impl FnOnce(&SnapshotHeader, &Dictionary, &Dictionary) -> Option<S>,
 ) -> Result<Decoded<S::Lane>, DecodeError> {
-    let mut hashing = Hashing::new(source, progress);
+    let mut hashing = Hashing::new(source, progress, LEAVES_PER_THREAD * rayon::current_num_threads());
     let mut parser = Parser::new(source.len());
     let result = stream(&mut hashing, &mut parser, sink);
     let result = match result {
@@ -153,7 +155,7 @@ pub fn decode<S: RowSink>(
 /// # Errors
 /// The source's own.
 pub fn hash(source: &(impl Source + ?Sized), progress: &Progress) -> io::Result<Cid> {
-    let mut hashing = Hashing::new(source, progress);
+    let mut hashing = Hashing::new(source, progress, LEAVES_HASHED_ONLY);
     hashing.rest()?;
     Ok(hashing.root())
 }
@@ -291,6 +293,8 @@ fn check_keys(run: &Run<'_>, (actors, categories): (u64, u64)) -> Result<(), Bro
 struct Hashing<'s, S: ?Sized> {
     source: &'s S,
     progress: &'s Progress,
+    /// Bytes of a window.
+    window: u64,
     /// Where the next window begins: a multiple of the leaf size, or the end.
     at: u64,
     leaves: Vec<ChainingValue>,
@@ -318,8 +322,9 @@ impl Held {
 }
 
 impl<'s, S: Source + ?Sized> Hashing<'s, S> {
-    fn new(source: &'s S, progress: &'s Progress) -> Self {
-        Self { source, progress, at: 0, leaves: Vec::new(), single: None, spare: Vec::new() }
+    fn new(source: &'s S, progress: &'s Progress, leaves: usize) -> Self {
+        let window = (leaves * LEAF_BYTES) as u64;
+        Self { source, progress, window, at: 0, leaves: Vec::new(), single: None, spare: Vec::new() }
     }
 
     /// Reads and hashes the next window. `direct` is filled first, the rest comes back; nothing at the end.
@@ -330,7 +335,7 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
             held: &'b mut [u8],
         }
         let len = self.source.len();
-        let window = len.min((LEAVES_PER_WINDOW * LEAF_BYTES) as u64);
+        let window = len.min(self.window);
         let (at, end) = (self.at, len.min(self.at + window));
         if at == end {
             return Ok(None);
@@ -340,10 +345,10 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
         let mut held = Held {
             at: at + direct.len() as u64,
             len: (end - at) as usize - direct.len(),
-            block: self.spare.pop().unwrap_or_else(|| Block::zeroed(window as usize)),
+            block: self.spare.pop().unwrap_or_else(|| Block::scratch(window as usize)),
         };
         let mut rest = &mut held.block[..held.len];
-        let mut leaves = Vec::with_capacity(LEAVES_PER_WINDOW);
+        let mut leaves = Vec::with_capacity(((end - at) as usize).div_ceil(LEAF_BYTES));
         for at in (at..end).step_by(LEAF_BYTES) {
             let leaf = (end - at).min(LEAF_BYTES as u64) as usize;
             let first = direct.split_off_mut(..leaf.min(direct.len())).unwrap_or_default();

@@ -19,6 +19,7 @@
 
 use crate::config::{HealthConfig, ReemitConfig};
 use crate::health::{Estimate, Health};
+use crate::plant;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -180,6 +181,7 @@ impl Breaker {
     pub fn gap(&self, reemit: &ReemitConfig) -> Option<Duration> {
         match self.mode {
             Mode::Closed => Some(reemit.gap),
+            Mode::Open if plant::is("brownout_ignored_by_reemission") => Some(reemit.gap),
             Mode::Open => None,
             Mode::HalfOpen => {
                 let halvings = self.successes.saturating_sub(1).min(RAMP_HALVINGS_MAX);
@@ -222,19 +224,21 @@ impl Breaker {
             }
             (Mode::Closed, Signal::Attempt { latency, ok } | Signal::Probe { latency, ok }) => {
                 self.health.record(now, latency, ok);
-                self.beyond(now).and_then(|why| self.go(Mode::Open, why, now))
+                let beyond = self.beyond(now).filter(|_| !plant::is("breaker_never_opens"));
+                beyond.and_then(|why| self.go(Mode::Open, why, now))
             }
             (Mode::Open, Signal::Probe { latency, ok }) => {
                 let good = ok && latency < self.config.exit_p95;
                 self.good_probes = if good { self.good_probes.saturating_add(1) } else { 0 };
-                if self.drill || self.good_probes < GOOD_PROBES {
+                let enough = if plant::is("one_probe_is_enough") { 1 } else { GOOD_PROBES };
+                if self.drill || self.good_probes < enough {
                     return None;
                 }
                 self.go(Mode::HalfOpen, "the ledger answers again".into(), now)
             }
             (Mode::HalfOpen, Signal::Attempt { latency, ok } | Signal::Probe { latency, ok }) => {
                 self.health.record(now, latency, ok);
-                if !ok {
+                if !ok && !plant::is("half_open_bears_failures") {
                     return self.go(Mode::Open, "an attempt failed while half-open".into(), now);
                 }
                 if let Some(why) = self.beyond(now) {

@@ -1,7 +1,8 @@
 //! Sends quarantined intents again: oldest first, under the same run key, until they are settled.
 //!
 //! The law: one at a time; after a failure everything waits, longer with each failure in a row; an entry that
-//! fails waits longer by itself, so that one that can never be delivered does not stand before the others.
+//! fails waits longer by itself, so that one that can never be delivered does not stand before the others. A ledger's
+//! `Retry-After` is obeyed for all of them.
 //! Under the latch nothing is sent. What the ledger refuses, or finds in conflict with another run, waits for
 //! an operator from then on. How fast it goes is the breaker's to say: after a brownout the rate begins low.
 //!
@@ -9,6 +10,7 @@
 
 use crate::config::ReemitConfig;
 use crate::delivery::{Delivered, Deliverer, Outcome, Permit};
+use crate::plant;
 use crate::spool::State;
 use rewarder_model::Intent;
 use std::collections::BTreeMap;
@@ -48,7 +50,9 @@ impl Schedule {
         self.entries.retain(|seq, _| pending.binary_search(seq).is_ok());
         let due =
             |seq: &u64| self.entries.get(seq).map_or(Duration::ZERO, |(_, at)| *at).max(self.not_before);
-        match pending.iter().find(|seq| due(seq) <= now) {
+        let newest =
+            plant::is("spool_order_lost").then(|| pending.iter().rev().find(|seq| due(seq) <= now)).flatten();
+        match newest.or_else(|| pending.iter().find(|seq| due(seq) <= now)) {
             Some(seq) => Turn::Send(*seq),
             None => pending.iter().map(due).min().map_or(Turn::Idle, Turn::WaitUntil),
         }
@@ -58,7 +62,7 @@ impl Schedule {
     pub fn succeeded(&mut self, seq: u64, gap: Duration, now: Duration) {
         self.entries.remove(&seq);
         self.failures_in_a_row = 0;
-        self.not_before = now + gap;
+        self.not_before = if plant::is("no_pause_between_two") { now } else { now + gap };
     }
 
     /// An entry failed; `jitter` draws a time below a ceiling.
@@ -108,8 +112,13 @@ impl Deliverer {
         schedule: &mut Schedule,
         settled: &(impl Fn(&Intent, &Delivered) + Sync),
     ) -> Duration {
-        if self.latch().is_set() || self.gap().is_none() {
+        let latched = self.latch().is_set() && !plant::is("latch_ignored_by_reemission");
+        if latched || self.gap().is_none() {
             return IDLE_POLL;
+        }
+        let patience = self.patience();
+        if !patience.is_zero() && !plant::is("retry_after_ignored_by_reemission") {
+            return patience;
         }
         let now = self.clock().monotonic();
         let seq = match schedule.turn(&self.spool().pending(), now) {

@@ -1,6 +1,7 @@
 //! What the ledger is told, and what it answers (contract §6, ledger protocol).
 
 use crate::cid::Cid;
+use crate::manifest::Manifest;
 use crate::money::Amount;
 use crate::name::{Asset, EpochId, TenantId};
 use schemars::JsonSchema;
@@ -31,6 +32,24 @@ pub struct Intent {
     pub policy_hash: Cid,
     /// CID of the snapshot.
     pub inputs_cid: Cid,
+}
+
+impl Intent {
+    /// What the ledger is told about the run with this manifest, whose CID is `commitment`.
+    pub fn of(manifest: &Manifest, commitment: Cid) -> Self {
+        Self {
+            run_key: manifest.run_key,
+            tenant: manifest.tenant.clone(),
+            epoch_id: manifest.epoch_id.clone(),
+            commitment,
+            allocations_root: manifest.allocations_root,
+            asset: manifest.totals.asset.clone(),
+            payout_minor_units: manifest.totals.payout_minor_units,
+            recipients: manifest.totals.recipients,
+            policy_hash: manifest.policy.hash,
+            inputs_cid: manifest.inputs.cid,
+        }
+    }
 }
 
 /// What became of an intent, as the answer to a compute request says it.

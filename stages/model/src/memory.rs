@@ -1,69 +1,137 @@
-//! Large blocks of memory. First touch of fresh memory costs as much as hashing it does, four kilobytes at a time; asked
-//! for in huge pages it costs a fraction.
+//! Large blocks of memory. First touch of fresh memory costs as much as hashing it does: the system clears each page. So
+//! blocks are asked for in huge pages, which spares the faults, and are kept when they are dropped, for the next one
+//! who needs as much: then nothing has to be cleared that will be written anyway.
 
 use memmap2::{Advice, MmapMut};
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
 
 /// From this size on a block is mapped for itself, in huge pages where the system has them.
-const MAPPED_BYTES_MIN: usize = 4 << 20;
+const MAPPED_BYTES_MIN: usize = 2 << 20;
+/// Bytes of dropped blocks that are kept: what an epoch of a million actors takes, and no more, whatever the largest job was.
+const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// A zeroed block of `T`, given back to the system when it is dropped.
+/// Mappings that were dropped, the oldest first. Shared by all threads; taken and given back a few times a job.
+static KEPT: Mutex<VecDeque<MmapMut>> = Mutex::new(VecDeque::new());
+
+/// A block of `T`, kept for reuse or given back to the system when it is dropped.
 #[derive(Debug)]
-pub struct Block<T>(Memory<T>);
+pub struct Block<T> {
+    memory: Memory<T>,
+    /// Number of `T`: a mapping may be longer.
+    len: usize,
+}
 
 #[derive(Debug)]
 enum Memory<T> {
     Heap(Vec<T>),
-    Mapped(MmapMut),
+    /// None only while it is being dropped.
+    Mapped(Option<MmapMut>),
 }
 
 impl<T: bytemuck::Pod> Block<T> {
     /// `len` zeros.
     pub fn zeroed(len: usize) -> Self {
-        let bytes = len.saturating_mul(size_of::<T>());
-        if bytes >= MAPPED_BYTES_MIN
-            && let Ok(map) = MmapMut::map_anon(bytes)
-        {
-            // Advice only: without huge pages it is slower, not wrong.
-            let _ = map.advise(Advice::HugePage);
-            return Self(Memory::Mapped(map));
+        let (mut block, used) = Self::new(len);
+        if used {
+            block.fill(T::zeroed());
         }
-        Self(Memory::Heap(vec![T::zeroed(); len]))
+        block
+    }
+
+    /// `len` values that may be anything: for who writes before reading.
+    pub fn scratch(len: usize) -> Self {
+        Self::new(len).0
+    }
+
+    /// A block, and whether it has been used before; one that has not is zeroed.
+    fn new(len: usize) -> (Self, bool) {
+        let bytes = len.saturating_mul(size_of::<T>());
+        if bytes >= MAPPED_BYTES_MIN {
+            if let Some(map) = kept(bytes) {
+                return (Self { memory: Memory::Mapped(Some(map)), len }, true);
+            }
+            if let Ok(map) = MmapMut::map_anon(bytes) {
+                // Advice only: without huge pages it is slower, not wrong.
+                let _ = map.advise(Advice::HugePage);
+                return (Self { memory: Memory::Mapped(Some(map)), len }, false);
+            }
+        }
+        (Self { memory: Memory::Heap(vec![T::zeroed(); len]), len }, false)
+    }
+}
+
+/// A kept mapping of at least so many bytes, the smallest there is; none of more than twice as many, so that memory is not
+/// held for a fraction of it.
+fn kept(bytes: usize) -> Option<MmapMut> {
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let fits = kept.iter().enumerate().filter(|(_, map)| (bytes..=2 * bytes).contains(&map.len()));
+    let (at, _) = fits.min_by_key(|(_, map)| map.len())?;
+    kept.remove(at)
+}
+
+/// Keeps a mapping; lets go of the oldest ones beyond [`KEPT_BYTES_MAX`].
+fn keep(map: MmapMut) {
+    let mut gone = Vec::new();
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.push_back(map);
+    let mut bytes: usize = kept.iter().map(|map| map.len()).sum();
+    while bytes > KEPT_BYTES_MAX
+        && let Some(oldest) = kept.pop_front()
+    {
+        bytes -= oldest.len();
+        gone.push(oldest);
+    }
+    // Unmapped without the lock.
+    drop(kept);
+    drop(gone);
+}
+
+impl<T> Drop for Block<T> {
+    fn drop(&mut self) {
+        if let Memory::Mapped(map) = &mut self.memory {
+            map.take().into_iter().for_each(keep);
+        }
     }
 }
 
 impl<T: bytemuck::Pod> Deref for Block<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        match &self.0 {
+        match &self.memory {
             Memory::Heap(values) => values,
             // A mapping begins at a page, so that it is aligned for every `T` here.
-            Memory::Mapped(map) => bytemuck::cast_slice(map),
+            Memory::Mapped(map) => {
+                map.as_deref().map_or(&[], |map| bytemuck::cast_slice(&map[..self.len * size_of::<T>()]))
+            }
         }
     }
 }
 
 impl<T: bytemuck::Pod> DerefMut for Block<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        match &mut self.0 {
+        match &mut self.memory {
             Memory::Heap(values) => values,
-            Memory::Mapped(map) => bytemuck::cast_slice_mut(map),
+            Memory::Mapped(map) => map
+                .as_deref_mut()
+                .map_or(&mut [], |map| bytemuck::cast_slice_mut(&mut map[..self.len * size_of::<T>()])),
         }
     }
 }
 
-/// Asks the processor to fetch what holds `values[index]`, which is soon to be changed. Beyond the end nothing happens.
+/// Asks the processor to fetch what holds `values[index]`, which is soon to be changed. Beyond the end nothing is asked that
+/// matters.
 #[inline]
 #[allow(unsafe_code)]
 pub fn prefetch<T>(values: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(value) = values.get(index) {
-        // SAFETY: a prefetch is a hint: it reads and changes nothing that a program can see, at whatever address; and
-        // SSE, which it belongs to, is part of every x86-64.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
-        }
+    // SAFETY: a prefetch is a hint: it reads and changes nothing that a program can see, at whatever address, mapped or not
+    // (Intel SDM vol. 2, PREFETCHh; AMD APM vol. 3), so no bounds have to hold and none are checked; and SSE, which it
+    // belongs to, is part of every x86-64. The address is computed without `unsafe`.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(index).cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (values, index);
@@ -75,14 +143,28 @@ mod tests {
 
     #[test]
     fn both_kinds_are_zeroed_and_writable() {
-        for len in [0, 7, MAPPED_BYTES_MIN / 8, MAPPED_BYTES_MIN] {
+        // Twice: the second time around the mapped ones have been used.
+        for len in [0, 7, MAPPED_BYTES_MIN / 8, MAPPED_BYTES_MIN].repeat(2) {
             let mut block = Block::<u64>::zeroed(len);
             assert_eq!(block.len(), len);
             assert!(block.iter().all(|word| *word == 0));
+            block.fill(u64::MAX);
             if let Some(last) = block.last_mut() {
                 *last = 7;
             }
-            assert_eq!(block.iter().sum::<u64>(), if len == 0 { 0 } else { 7 });
+            assert!(len == 0 || block[len - 1] == 7);
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_fits() {
+        let held: Vec<_> = (0..40).map(|n| Block::<u8>::scratch(MAPPED_BYTES_MIN + n)).collect();
+        drop(held);
+        drop(Block::<u8>::scratch(KEPT_BYTES_MAX + 1));
+        let bytes: usize = KEPT.lock().unwrap().iter().map(|map| map.len()).sum();
+        assert!(bytes <= KEPT_BYTES_MAX, "{bytes}");
+        // A block from what was kept has its own length, not the mapping's.
+        let block = Block::<u16>::scratch(MAPPED_BYTES_MIN / 2);
+        assert_eq!((block.len(), block[..].len()), (MAPPED_BYTES_MIN / 2, MAPPED_BYTES_MIN / 2));
     }
 }

@@ -16,7 +16,7 @@ pub(crate) const ACTORS_PER_TASK: usize = 16 * 1024;
 /// Accumulators up to this size stay in a core's own cache by themselves; asking for larger ones ahead of time pays.
 const CACHED_BYTES: u64 = 1 << 20;
 /// How far ahead: far enough for main memory, near enough for the first-level cache.
-const ROWS_AHEAD: usize = 64;
+const ROWS_AHEAD: usize = 48;
 
 /// What rows are scored by: a weight for each category key.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Scorer {
     /// Keys whose category the policy does not name.
     unnamed: [bool; 256],
     any_unnamed: bool,
+    /// The largest weight of a key.
+    heaviest: u64,
     actors: usize,
 }
 
@@ -33,6 +35,8 @@ pub struct Scorer {
 pub struct Lane {
     low: Block<u64>,
     rest: Rest,
+    /// No low word is above this; the largest number when that is not known.
+    bound: u64,
     /// The first row met whose category the policy does not name.
     unknown: Option<UnknownCategory>,
 }
@@ -60,12 +64,14 @@ pub struct UnknownCategory {
 impl Scorer {
     /// Weights for the keys of a snapshot's categories; keys from 256 on cannot be used by a row.
     pub fn new(policy: &Policy, actors: usize, categories: &(impl Names + ?Sized)) -> Self {
-        let mut this = Self { weights: [0; 256], unnamed: [false; 256], any_unnamed: false, actors };
+        let mut this =
+            Self { weights: [0; 256], unnamed: [false; 256], any_unnamed: false, heaviest: 0, actors };
         for key in 0..categories.len().min(256) {
             let weight = std::str::from_utf8(categories.name(key)).ok().and_then(|name| policy.weight(name));
             this.weights[key] = weight.unwrap_or(0);
             this.unnamed[key] = weight.is_none();
             this.any_unnamed |= weight.is_none();
+            this.heaviest = this.heaviest.max(this.weights[key]);
         }
         this
     }
@@ -77,7 +83,7 @@ impl Scorer {
 
     /// A lane without rows.
     pub fn lane(&self) -> Lane {
-        Lane { low: Block::zeroed(self.actors), rest: Rest::default(), unknown: None }
+        Lane { low: Block::zeroed(self.actors), rest: Rest::default(), bound: 0, unknown: None }
     }
 
     /// Adds rows to a lane: the columns of the same rows, actor keys and units little-endian.
@@ -95,14 +101,40 @@ impl Scorer {
             let found = UnknownCategory { row: first_row + at as u64, category: categories[at] };
             lane.unknown = Some(lane.unknown.map_or(found, |before| before.min(found)));
         }
-        if self.lane_bytes() > CACHED_BYTES {
-            self.add_rows::<true>(lane, actors, categories, units);
-        } else {
-            self.add_rows::<false>(lane, actors, categories, units);
+        let ahead = self.lane_bytes() > CACHED_BYTES;
+        match (self.is_narrow(lane, units), ahead) {
+            (true, true) => self.add_rows::<true, true>(lane, actors, categories, units),
+            (true, false) => self.add_rows::<true, false>(lane, actors, categories, units),
+            (false, true) => self.add_rows::<false, true>(lane, actors, categories, units),
+            (false, false) => self.add_rows::<false, false>(lane, actors, categories, units),
         }
     }
 
-    fn add_rows<const PREFETCH: bool>(
+    /// Whether no sum of the lane can leave its low word, these rows included.
+    ///
+    /// All products of a lane together are at most `Σ units` times the largest weight. As long as that is below 2^64, so is
+    /// each product and each sum, whoever the rows are for: there is no carry to look for. It is found a run at a time, at a
+    /// fraction of what looking for carries in each row costs; a lane that has once left the bound is wide for good.
+    fn is_narrow(&self, lane: &mut Lane, units: &[[u8; 8]]) -> bool {
+        if lane.bound == u64::MAX {
+            return false;
+        }
+        // Halves, of which 2^32 fit in a word; the compiler makes vectors of this.
+        let (mut low, mut high) = (0u64, 0u64);
+        for units in units {
+            let units = u64::from_le_bytes(*units);
+            low = low.wrapping_add(units & 0xffff_ffff);
+            high = high.wrapping_add(units >> 32);
+        }
+        let sum = (u128::from(high) << 32) + u128::from(low);
+        let most = sum.checked_mul(self.heaviest.into()).and_then(|most| most.checked_add(lane.bound.into()));
+        let bound =
+            most.filter(|_| units.len() <= u32::MAX as usize).and_then(|most| u64::try_from(most).ok());
+        lane.bound = bound.unwrap_or(u64::MAX);
+        lane.bound != u64::MAX
+    }
+
+    fn add_rows<const NARROW: bool, const AHEAD: bool>(
         &self,
         lane: &mut Lane,
         actors: &[[u8; 4]],
@@ -111,18 +143,28 @@ impl Scorer {
     ) {
         let low = &mut lane.low[..];
         let rest = &mut lane.rest;
+        let ahead = actors.get(ROWS_AHEAD..).unwrap_or_default();
         for (at, ((actor, category), units)) in actors.iter().zip(categories).zip(units).enumerate() {
-            if PREFETCH && let Some(ahead) = actors.get(at + ROWS_AHEAD) {
+            if AHEAD && let Some(ahead) = ahead.get(at) {
                 prefetch(low, u32::from_le_bytes(*ahead) as usize);
             }
             let actor = u32::from_le_bytes(*actor) as usize;
-            let product =
-                u128::from(u64::from_le_bytes(*units)) * u128::from(self.weights[usize::from(*category)]);
+            let units = u64::from_le_bytes(*units);
+            let weight = self.weights[usize::from(*category)];
             let slot = &mut low[actor];
-            let (sum, carry) = slot.overflowing_add(product as u64);
-            *slot = sum;
-            if carry || product == 0 || product >> 64 != 0 {
-                rest.add(self.actors, actor, product, carry);
+            // A row that scores nothing has to be noted only while its actor has no score.
+            if NARROW {
+                *slot = slot.wrapping_add(units.wrapping_mul(weight));
+                if *slot == 0 {
+                    rest.add(self.actors, actor, 0, false);
+                }
+            } else {
+                let product = u128::from(units) * u128::from(weight);
+                let (sum, carry) = slot.overflowing_add(product as u64);
+                *slot = sum;
+                if carry || sum == 0 || product >> 64 != 0 {
+                    rest.add(self.actors, actor, product, carry);
+                }
             }
         }
     }
@@ -405,5 +447,108 @@ impl Lane {
             }
         }
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    struct Numbered(Vec<String>);
+
+    impl Names for Numbered {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn name(&self, index: usize) -> &[u8] {
+            self.0[index].as_bytes()
+        }
+        fn order(&self) -> Option<&[u32]> {
+            None
+        }
+    }
+
+    const ACTORS: usize = 7;
+
+    /// A scorer with weights as they come, without a policy.
+    fn scorer(weights: [u64; 3]) -> Scorer {
+        let mut all = [0; 256];
+        all[..3].copy_from_slice(&weights);
+        let heaviest = weights.into_iter().max().unwrap_or(0);
+        Scorer { weights: all, unnamed: [false; 256], any_unnamed: false, heaviest, actors: ACTORS }
+    }
+
+    type Row = (u32, u8, u64);
+
+    fn add(scorer: &Scorer, lane: &mut Lane, rows: &[Row]) {
+        let actors: Vec<_> = rows.iter().map(|row| row.0.to_le_bytes()).collect();
+        let categories: Vec<_> = rows.iter().map(|row| row.1).collect();
+        let units: Vec<_> = rows.iter().map(|row| row.2.to_le_bytes()).collect();
+        scorer.add(lane, 0, &actors, &categories, &units);
+    }
+
+    fn scores(lane: Lane) -> Scores {
+        let names = Numbered((0..ACTORS).map(|n| format!("a{n}")).collect());
+        Scores::merge(vec![lane], &names).unwrap()
+    }
+
+    /// The bound is reached, then passed by one: up to there a lane is narrow, from there on it is wide and still exact.
+    #[test]
+    fn a_lane_is_narrow_as_long_as_nothing_can_carry() {
+        let scorer = scorer([1, 3, 0]);
+        let mut lane = scorer.lane();
+        add(&scorer, &mut lane, &[(0, 0, u64::MAX / 3 - 1)]);
+        assert_eq!(lane.bound, u64::MAX - 3);
+        add(&scorer, &mut lane, &[(0, 1, 1), (1, 0, 0)]);
+        assert_eq!(lane.bound, u64::MAX, "the largest number stands for no bound");
+        add(&scorer, &mut lane, &[(0, 1, u64::MAX), (0, 1, u64::MAX)]);
+        let scores = scores(lane);
+        assert_eq!(scores.at(0), u128::from(u64::MAX / 3 - 1) + 3 + 6 * u128::from(u64::MAX));
+        assert_eq!((scores.actors, scores.positive), (2, 1));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Narrow, wide, and one after the other: the same scores, actors and total.
+        #[test]
+        fn both_paths_agree(
+            runs in prop::collection::vec(
+                prop::collection::vec((0..ACTORS as u32, 0u8..3, any::<u64>(), 0u32..64), 0..200), 1..4),
+            weights in (0u64..9, 0u64..3, 0u64..1 << 48).prop_map(|(a, b, c)| [a, b, c]), shift in 0u32..64, ahead in any::<bool>(),
+        ) {
+            let scorer = scorer(weights.map(|weight| weight >> (shift / 2)));
+            let (mut lane, mut wide) = (scorer.lane(), scorer.lane());
+            let mut exact = [(false, 0u128); ACTORS];
+            for run in runs {
+                let rows: Vec<Row> = run.into_iter().map(|(a, c, u, s)| (a, c, u >> s >> (shift / 2))).collect();
+                for (actor, category, units) in &rows {
+                    let (seen, score) = &mut exact[*actor as usize];
+                    *seen = true;
+                    *score += u128::from(*units) * u128::from(scorer.weights[usize::from(*category)]);
+                }
+                add(&scorer, &mut lane, &rows);
+                wide.bound = u64::MAX;
+                if ahead {
+                    let actors: Vec<_> = rows.iter().map(|row| row.0.to_le_bytes()).collect();
+                    let categories: Vec<_> = rows.iter().map(|row| row.1).collect();
+                    let units: Vec<_> = rows.iter().map(|row| row.2.to_le_bytes()).collect();
+                    scorer.add_rows::<false, true>(&mut wide, &actors, &categories, &units);
+                } else {
+                    add(&scorer, &mut wide, &rows);
+                }
+            }
+            let (narrow, wide) = (scores(lane), scores(wide));
+            let total: u128 = exact.iter().map(|(_, score)| score).sum();
+            for scores in [&narrow, &wide] {
+                for (actor, (_, score)) in exact.iter().enumerate() {
+                    prop_assert_eq!(scores.at(actor), *score);
+                }
+                prop_assert_eq!(scores.actors, exact.iter().filter(|(seen, _)| *seen).count() as u64);
+                prop_assert_eq!(scores.positive, exact.iter().filter(|(_, score)| *score > 0).count() as u64);
+                prop_assert_eq!(scores.total, Amount::new(total));
+            }
+        }
     }
 }

@@ -3,13 +3,13 @@
 use crate::derive::{Derivation, Payer};
 use crate::score::Scores;
 use rayon::prelude::*;
+use rewarder_model::memory::Block;
 use rewarder_model::{Cid, Names};
 
 /// The canonical text in pieces that hold whole lines, its root, and the sums that came up while it was written.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Table {
-    /// The text.
-    pub pieces: Vec<Box<[u8]>>,
+    text: Vec<Piece>,
     /// CID of the text.
     pub root: Cid,
     /// Number of lines.
@@ -24,72 +24,138 @@ pub struct Table {
 
 /// Name, tab, payout, line feed.
 const LINE_BYTES_MAX: usize = rewarder_model::name::ACTOR_BYTES_MAX + 41;
+/// Text is written into blocks of this size: in huge pages, which cost a fraction of small ones to touch first.
+const BLOCK_BYTES: usize = 2 << 20;
 
-#[derive(Default)]
+/// Some whole lines.
+#[derive(Debug)]
 struct Piece {
-    text: Box<[u8]>,
+    block: Block<u8>,
+    len: usize,
+}
+
+impl Piece {
+    fn text(&self) -> &[u8] {
+        &self.block[..self.len]
+    }
+}
+
+/// What one thread writes of the text: lines that follow each other, and their sums.
+#[derive(Default)]
+struct Written {
+    full: Vec<Piece>,
+    piece: Option<Piece>,
     recipients: u64,
     paid: u128,
     cut: u128,
     largest: u128,
 }
 
+impl Written {
+    /// Room for a line; `lines` are still to come at the most, this one included.
+    #[inline]
+    fn room(&mut self, lines: usize) -> &mut Piece {
+        if self.piece.as_ref().is_some_and(|piece| piece.block.len() - piece.len < LINE_BYTES_MAX) {
+            self.full.extend(self.piece.take());
+        }
+        self.piece.get_or_insert_with(|| {
+            let bytes = lines.max(1).saturating_mul(LINE_BYTES_MAX).min(BLOCK_BYTES);
+            Piece { block: Block::scratch(bytes), len: 0 }
+        })
+    }
+
+    fn line(&mut self, lines: usize, name: &[u8], payout: u128, digits: &mut itoa::Buffer) {
+        let piece = self.room(lines);
+        let (block, len) = (&mut piece.block[..], &mut piece.len);
+        put(block, len, name);
+        block[*len] = b'\t';
+        *len += 1;
+        // Most payouts fit in 64 bits, which are printed several times as fast.
+        match u64::try_from(payout) {
+            Ok(payout) => put(block, len, digits.format(payout).as_bytes()),
+            Err(_) => put(block, len, digits.format(payout).as_bytes()),
+        }
+        block[*len] = b'\n';
+        *len += 1;
+    }
+}
+
+/// Copies some bytes to where a text ends. Most are few: two copies of a fixed size, which overlap, take a fraction of the
+/// time of a call that has to find out how many there are.
+#[inline]
+fn put(text: &mut [u8], len: &mut usize, bytes: &[u8]) {
+    #[inline]
+    fn ends<const N: usize>(to: &mut [u8], bytes: &[u8]) -> Option<()> {
+        let (first, last) = (bytes.first_chunk::<N>()?, bytes.last_chunk::<N>()?);
+        *to.first_chunk_mut()? = *first;
+        *to.last_chunk_mut()? = *last;
+        Some(())
+    }
+    let to = &mut text[*len..][..bytes.len()];
+    *len += bytes.len();
+    let done = match bytes.len() {
+        16..=32 => ends::<16>(to, bytes),
+        8..=15 => ends::<8>(to, bytes),
+        4..=7 => ends::<4>(to, bytes),
+        2..=3 => ends::<2>(to, bytes),
+        _ => None,
+    };
+    if done.is_none() {
+        to.copy_from_slice(bytes);
+    }
+}
+
 impl Table {
     /// A table without lines.
     pub fn empty() -> Self {
-        Self { pieces: Vec::new(), root: Cid::of(b""), recipients: 0, paid: 0, cut: 0, largest: 0 }
+        Self { text: Vec::new(), root: Cid::of(b""), recipients: 0, paid: 0, cut: 0, largest: 0 }
     }
 
     /// Applies a derivation to every score, in canonical order. The root is still that of no text: see [`Table::hash`].
     pub fn write(derivation: &Derivation, scores: &Scores, names: &(impl Names + ?Sized)) -> Self {
         let payer = Payer::new(derivation);
         let order = names.order();
-        let pieces: Vec<Piece> = scores
+        // Parts in the order of the ranks, however the tasks were shared out.
+        let parts: Vec<Written> = scores
             .tasks()
-            .map_init(Vec::new, |text, range| {
-                let mut piece = Piece::default();
+            .fold(Written::default, |mut part, range| {
                 let mut digits = itoa::Buffer::new();
-                text.clear();
+                let start = range.start;
                 scores.each_from(range, payer.dust_below(), |rank, score| {
                     let steps = payer.steps(score, rank);
-                    piece.cut += steps.cut;
+                    part.cut += steps.cut;
                     if steps.payout > 0 {
                         let payout = crate::plant::payout(steps.payout, rank);
                         let index = order.map_or(rank, |order| order[rank] as usize);
-                        text.reserve(LINE_BYTES_MAX);
-                        text.extend_from_slice(names.name(index));
-                        text.push(b'\t');
-                        // Most payouts fit in 64 bits, which are printed several times as fast.
-                        match u64::try_from(payout) {
-                            Ok(payout) => text.extend_from_slice(digits.format(payout).as_bytes()),
-                            Err(_) => text.extend_from_slice(digits.format(payout).as_bytes()),
-                        }
-                        text.push(b'\n');
-                        piece.recipients += 1;
-                        piece.paid += steps.payout;
-                        piece.largest = piece.largest.max(steps.payout);
+                        part.line(scores.len() - start, names.name(index), payout, &mut digits);
+                        part.recipients += 1;
+                        part.paid += steps.payout;
+                        part.largest = part.largest.max(steps.payout);
                     }
                 });
-                // Cut to size: the buffer that grew is used again.
-                piece.text = text.as_slice().into();
-                piece
+                part
             })
             .collect();
         let mut table = Self::empty();
-        for piece in pieces.into_iter().filter(|piece| piece.recipients > 0 || piece.cut > 0) {
-            table.recipients += piece.recipients;
-            table.paid += piece.paid;
-            table.cut += piece.cut;
-            table.largest = table.largest.max(piece.largest);
-            table.pieces.push(piece.text);
+        for part in parts {
+            table.recipients += part.recipients;
+            table.paid += part.paid;
+            table.cut += part.cut;
+            table.largest = table.largest.max(part.largest);
+            table.text.extend(part.full.into_iter().chain(part.piece));
         }
         table
+    }
+
+    /// The text, in pieces of whole lines; none of them is empty.
+    pub fn pieces(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.text.iter().map(Piece::text)
     }
 
     /// The CID of the text.
     pub fn hash(&self) -> Cid {
         let mut hasher = blake3::Hasher::new();
-        self.pieces.iter().for_each(|piece| {
+        self.pieces().for_each(|piece| {
             hasher.update(piece);
         });
         hasher.finalize().into()
@@ -97,7 +163,7 @@ impl Table {
 
     /// Number of bytes of the text.
     pub fn len(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.len() as u64).sum()
+        self.pieces().map(|piece| piece.len() as u64).sum()
     }
 
     /// Whether nobody is paid.
@@ -190,6 +256,19 @@ mod tests {
         let tab = line.iter().rposition(|byte| *byte == b'\t').filter(|tab| *tab > 0)?;
         let payout = std::str::from_utf8(&line[tab + 1..]).ok()?.parse::<rewarder_model::Amount>().ok()?;
         Some((&line[..tab], payout.get()))
+    }
+
+    #[test]
+    fn every_length_is_put() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let mut text = vec![0; 300];
+        for n in 0..=bytes.len() {
+            let mut len = 17;
+            text.fill(0);
+            put(&mut text, &mut len, &bytes[..n]);
+            assert_eq!((len, &text[17..len]), (17 + n, &bytes[..n]));
+            assert!(text[..17].iter().chain(&text[len..]).all(|byte| *byte == 0), "{n}");
+        }
     }
 
     proptest! {

@@ -169,7 +169,7 @@ impl Case {
 
 /// What is paid, by name.
 fn paid(outcome: &Outcome) -> BTreeMap<String, u128> {
-    let text = outcome.table.pieces.concat();
+    let text = outcome.table.pieces().collect::<Vec<_>>().concat();
     lines(&text)
         .map(|line| line.unwrap())
         .map(|line| (String::from_utf8(line.name.to_vec()).unwrap(), line.payout))
@@ -303,7 +303,7 @@ fn oracle(case: &Case) -> Expected {
 fn agrees(case: &Case, outcome: &Outcome) -> Expected {
     let expected = oracle(case);
     let text: String = expected.payouts.iter().map(|(name, payout)| format!("{name}\t{payout}\n")).collect();
-    assert_eq!(String::from_utf8(outcome.table.pieces.concat()).unwrap(), text);
+    assert_eq!(String::from_utf8(outcome.table.pieces().collect::<Vec<_>>().concat()).unwrap(), text);
     let manifest = &outcome.manifest;
     let sum: BigUint = expected.payouts.iter().map(|(_, payout)| payout).sum();
     assert_eq!(manifest.allocations_root, Cid::of(text.as_bytes()));
@@ -344,7 +344,7 @@ fn laws(case: &Case, outcome: &Outcome) {
     let sum: u128 = paid.values().sum();
     assert_eq!(sum + residual, budget, "conservation");
     assert_eq!(sum, totals.payout_minor_units.get());
-    assert_eq!(outcome.table.len(), outcome.table.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>());
+    assert_eq!(outcome.table.len(), outcome.table.pieces().map(|piece| piece.len() as u64).sum::<u64>());
     assert_eq!(outcome.table.is_empty(), paid.is_empty());
     if let Some(cap) = case.rule.actor_cap {
         assert!(paid.values().all(|payout| *payout <= cap), "caps");
@@ -542,7 +542,7 @@ proptest! {
         let lane = |row: usize| (row.wrapping_mul(seed | 1) >> 7) % lanes;
         let two = other.outcome(other.scores(lanes, lane));
         prop_assert_eq!(&one.manifest_bytes, &two.manifest_bytes);
-        prop_assert_eq!(one.table.pieces.concat(), two.table.pieces.concat());
+        prop_assert_eq!(one.table.pieces().collect::<Vec<_>>().concat(), two.table.pieces().collect::<Vec<_>>().concat());
         prop_assert_eq!(one.derivation, two.derivation);
     }
 
@@ -761,7 +761,10 @@ fn threads_do_not_show() {
             .collect();
         for run in &runs {
             assert_eq!(run.manifest_bytes, runs[0].manifest_bytes);
-            assert_eq!(run.table.pieces.concat(), runs[0].table.pieces.concat());
+            assert_eq!(
+                run.table.pieces().collect::<Vec<_>>().concat(),
+                runs[0].table.pieces().collect::<Vec<_>>().concat()
+            );
             assert_eq!(run.derivation, runs[0].derivation);
         }
         laws(&case, &runs[0]);

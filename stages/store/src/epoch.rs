@@ -7,23 +7,12 @@
 
 use crate::error::StoreError;
 use crate::store::{CLAIMS, LATEST, Store};
-use rewarder_model::{Cid, EpochId, TenantId};
+use rewarder_model::{Cid, Claim, EpochId, TenantId};
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Tries to take or read a claim that others give up and take at the same moment.
 const CLAIM_TRIES_MAX: u32 = 8;
-
-/// What a claim came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
-    /// The epoch is this run's now.
-    Claimed,
-    /// It was this run's before.
-    Same,
-    /// It is this other run's (409 `epoch_conflict`).
-    Conflict(Cid),
-}
 
 /// The run of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

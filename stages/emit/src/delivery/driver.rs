@@ -16,6 +16,7 @@ use crate::health::Estimate;
 use crate::latch::Latch;
 use crate::ledger::{Ledger, LedgerError, Record, Verdict};
 use crate::metrics::Meters;
+use crate::plant;
 use crate::spool::{Entry, Hold, Spool, State};
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent, LedgerResult};
@@ -38,6 +39,8 @@ pub struct Deliverer {
     pub(crate) reemit: ReemitConfig,
     breaker: Mutex<Breaker>,
     budget: Mutex<Budget>,
+    /// The ledger wants the quarantine to wait until then.
+    patience: Mutex<Duration>,
     /// Runs on their way, and what becomes of them.
     flights: Mutex<BTreeMap<Cid, watch::Receiver<Option<Delivered>>>>,
     listener: OnceLock<Listener>,
@@ -45,6 +48,9 @@ pub struct Deliverer {
     meters: Meters,
     pub(crate) changed: Notify,
 }
+
+/// Longest `Retry-After` that the quarantine obeys: a ledger that means longer says so again.
+const PATIENCE_MAX: Duration = Duration::from_secs(300);
 
 type Listener = Box<dyn Fn(Notice) + Send + Sync>;
 type Recorder = Box<dyn Fn(&Intent, &Delivered) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -142,6 +148,24 @@ impl Delivered {
         generator.subschema_for::<DeliveryRecord<'static>>()
     }
 
+    /// The delivery record of a run whose entry an operator has dropped.
+    pub(crate) fn dropped(entry: &Entry) -> Vec<u8> {
+        let record = DeliveryRecord {
+            schema: "rewarder.delivery.v1",
+            run_key: &entry.intent.run_key,
+            commitment: &entry.intent.commitment,
+            result: "dropped",
+            stored: None,
+            detail: None,
+            quarantine: false,
+            volatile: false,
+            attempts: u32::try_from(entry.attempts).unwrap_or(u32::MAX),
+            first_unix_ms: entry.first_unix_ms,
+            last_unix_ms: entry.last_unix_ms,
+        };
+        serde_json::to_vec(&record).unwrap_or_default()
+    }
+
     /// The word of the compute answer.
     pub const fn ledger_result(&self) -> LedgerResult {
         match self.outcome {
@@ -223,6 +247,7 @@ impl Deliverer {
             reemit,
             breaker: Mutex::new(Breaker::new(breaker)),
             budget: Mutex::default(),
+            patience: Mutex::default(),
             flights: Mutex::default(),
             listener: OnceLock::new(),
             recorder: OnceLock::new(),
@@ -247,6 +272,9 @@ impl Deliverer {
     }
 
     pub(crate) async fn recorded(&self, intent: &Intent, delivered: &Delivered) {
+        if plant::is("record_left_out") {
+            return;
+        }
         if let Some(recorder) = self.recorder.get() {
             recorder(intent, delivered).await;
         }
@@ -265,10 +293,23 @@ impl Deliverer {
     /// [`EmitError::Latched`] and [`EmitError::SpoolFull`], when nothing was sent and nothing is kept; others
     /// when that is uncertain: submit the same job again.
     pub async fn deliver(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
+        self.start(intent, false).await
+    }
+
+    /// The same for an intent that may have been sent before, also when the spool does not know it: the ledger is asked
+    /// first.
+    ///
+    /// # Errors
+    /// As [`deliver`](Self::deliver).
+    pub async fn deliver_again(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
+        self.start(intent, true).await
+    }
+
+    async fn start(self: &Arc<Self>, intent: Intent, unknown: bool) -> Result<Delivered, EmitError> {
         let (sender, delivered) = oneshot::channel();
         let this = self.clone();
         self.spawn.spawn(Box::pin(async move {
-            let _ = sender.send(this.emit(intent).await);
+            let _ = sender.send(this.emit(intent, unknown).await);
         }));
         delivered.await.unwrap_or(Err(EmitError::Broken))
     }
@@ -287,7 +328,7 @@ impl Deliverer {
         Ok(Flight { deliverer: self.clone(), run_key, result: sender })
     }
 
-    async fn emit(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
+    async fn emit(self: &Arc<Self>, intent: Intent, unknown: bool) -> Result<Delivered, EmitError> {
         let flight = loop {
             if self.latch.is_set() {
                 return Err(self.latched());
@@ -307,7 +348,7 @@ impl Deliverer {
                 }
             }
         };
-        let delivered = self.emit_alone(intent).await?;
+        let delivered = self.emit_alone(intent, unknown).await?;
         flight.land(&delivered);
         Ok(delivered)
     }
@@ -316,7 +357,7 @@ impl Deliverer {
         EmitError::Latched(self.latch.latched().map_or_else(String::new, |latched| latched.reason))
     }
 
-    async fn emit_alone(&self, intent: Intent) -> Result<Delivered, EmitError> {
+    async fn emit_alone(&self, intent: Intent, unknown: bool) -> Result<Delivered, EmitError> {
         let before = self.spool.find(&intent.run_key);
         let held = |outcome, entry: &Entry| Delivered {
             outcome,
@@ -332,14 +373,18 @@ impl Deliverer {
         }
         let brownout = {
             let breaker = lock(&self.breaker);
-            (breaker.mode() != Mode::Closed).then(|| format!("the ledger is browned out ({})", breaker.why()))
+            let taken = breaker.mode() == Mode::HalfOpen && plant::is("half_open_takes_jobs");
+            (breaker.mode() != Mode::Closed && !taken)
+                .then(|| format!("the ledger is browned out ({})", breaker.why()))
         };
         let entry = match before {
             Some(entry) => entry,
             None => {
                 let state = if brownout.is_some() { State::Pending } else { State::Sending };
                 let now = millis(self.clock.unix());
-                self.spool.admit(&intent, state, brownout.as_deref().unwrap_or_default(), now).await?
+                self.spool
+                    .admit(&intent, state, unknown, brownout.as_deref().unwrap_or_default(), now)
+                    .await?
             }
         };
         if entry.intent != intent {
@@ -361,6 +406,9 @@ impl Deliverer {
         }
         let delivered = self.run(&intent, entry.unknown, Permit::Job).await;
         let hold = self.hold(&delivered);
+        if hold.is_some() && plant::is("what_is_held_is_forgotten") {
+            self.spool.settle(entry.seq);
+        }
         if let Some(hold) = &hold {
             self.spool.update(entry.seq, hold).await;
             tracing::warn!(run_key = %intent.run_key, cause = hold.cause, "an intent was quarantined");
@@ -399,14 +447,16 @@ impl Deliverer {
     fn permitted(&self, permit: Permit) -> bool {
         match lock(&self.breaker).mode() {
             Mode::Closed => true,
-            Mode::HalfOpen => permit == Permit::Quarantine,
-            Mode::Open => false,
+            Mode::HalfOpen => permit == Permit::Quarantine || plant::is("half_open_takes_jobs"),
+            Mode::Open => permit == Permit::Quarantine && plant::is("brownout_ignored_by_reemission"),
         }
     }
 
     /// Drives the machine to its end.
     pub(crate) async fn run(&self, intent: &Intent, unknown: bool, permit: Permit) -> Delivered {
         let first_unix_ms = millis(self.clock.unix());
+        let ignored = plant::is("latch_ignored_by_attempts_under_way")
+            || (permit == Permit::Quarantine && plant::is("latch_ignored_by_reemission"));
         let mut attempts = 0;
         let mut state = Delivery::new(intent, self.config, unknown);
         let mut event = Event::Begin;
@@ -417,10 +467,13 @@ impl Deliverer {
             event = Event::EmissionOff;
             for action in actions {
                 event = match action {
-                    Action::Submit(_) if self.latch.is_set() => Event::EmissionOff,
+                    Action::Submit(_) if self.latch.is_set() && !ignored => Event::EmissionOff,
                     Action::Submit(_) | Action::Lookup(_) if !self.permitted(permit) => Event::Brownout,
                     Action::Submit(timeout) => {
                         attempts += 1;
+                        let planted = plant::is("key_from_another_field")
+                            .then(|| Intent { run_key: intent.inputs_cid, ..intent.clone() });
+                        let intent = planted.as_ref().unwrap_or(intent);
                         let answer = self.attempt(self.ledger.submit(intent), timeout, true).await;
                         answer.map_or(Event::TimedOut, |answer| {
                             answer.map_or_else(Event::Failed, Event::Answered)
@@ -428,7 +481,12 @@ impl Deliverer {
                     }
                     Action::Lookup(timeout) => {
                         attempts += 1;
-                        let found = self.attempt(self.ledger.lookup(&intent.run_key), timeout, false).await;
+                        let key = if plant::is("question_under_another_key") {
+                            &intent.commitment
+                        } else {
+                            &intent.run_key
+                        };
+                        let found = self.attempt(self.ledger.lookup(key), timeout, false).await;
                         found.map_or(Event::TimedOut, |found| found.map_or_else(Event::Failed, Event::Found))
                     }
                     Action::Wait { .. } if !lock(&self.budget).spend() => Event::NoBudget,
@@ -466,6 +524,11 @@ impl Deliverer {
     ) -> Option<Result<T, LedgerError>> {
         let (result, latency) = self.timed(call, timeout).await;
         let ok = answered(&result);
+        if let Some(Err(LedgerError { retry_after: Some(after), .. })) = &result {
+            let until = self.clock.monotonic() + (*after).min(PATIENCE_MAX);
+            let mut patience = lock(&self.patience);
+            *patience = until.max(*patience);
+        }
         if ok {
             lock(&self.budget).earn();
         }
@@ -482,6 +545,7 @@ impl Deliverer {
         timeout: Duration,
     ) -> (Option<Result<T, LedgerError>>, Duration) {
         let began = self.clock.monotonic();
+        let timeout = if plant::is("attempts_never_time_out") { timeout * 8 } else { timeout };
         let result = tokio::select! {
             biased;
             result = call => Some(result),
@@ -551,7 +615,7 @@ impl Deliverer {
     /// # Errors
     /// Without a reason, or the disk's; the act must not take effect then.
     pub async fn audited(&self, act: &'static str, subject: String, reason: String) -> Result<(), EmitError> {
-        if reason.trim().is_empty() {
+        if reason.trim().is_empty() && !plant::is("acts_need_no_reason") {
             return Err(EmitError::NoReason);
         }
         let (latch, unix) = (self.latch.clone(), self.clock.unix());
@@ -581,7 +645,7 @@ impl Deliverer {
         self.audited("release", entry.intent.run_key.to_string(), reason).await?;
         let hold = Hold {
             state: State::Pending,
-            unknown: true,
+            unknown: !plant::is("release_forgets_to_ask"),
             cause: "released by an operator".into(),
             attempts: 0,
             first_unix_ms: entry.first_unix_ms,
@@ -600,7 +664,9 @@ impl Deliverer {
     pub async fn drop_entry(self: &Arc<Self>, seq: u64, reason: String) -> Result<Option<Entry>, EmitError> {
         let Some(entry) = self.spool.show(seq) else { return Ok(None) };
         let Ok(_flight) = self.take_off(entry.intent.run_key) else { return Err(EmitError::OnItsWay) };
-        self.audited("drop", entry.intent.run_key.to_string(), reason).await?;
+        if !plant::is("drop_forgets_the_audit") {
+            self.audited("drop", entry.intent.run_key.to_string(), reason).await?;
+        }
         let entry = self.spool.remove(seq).await?;
         self.show_depth();
         Ok(entry)
@@ -613,6 +679,9 @@ impl Deliverer {
     pub async fn probe(&self) -> Result<(), LedgerError> {
         let (result, latency) = self.timed(self.ledger.probe(), self.config.attempt).await;
         self.signal(Signal::Probe { latency, ok: answered(&result) });
+        if plant::is("probe_counts_as_settled") && answered(&result) {
+            self.spool.pending().first().and_then(|seq| self.spool.settle(*seq));
+        }
         result.unwrap_or_else(|| Err(LedgerError::new(Verdict::Retry, "the ledger did not answer in time")))
     }
 
@@ -653,6 +722,11 @@ impl Deliverer {
         lock(&self.breaker).gap(&self.reemit)
     }
 
+    /// How long the ledger still wants to be left alone by the quarantine.
+    pub(crate) fn patience(&self) -> Duration {
+        lock(&self.patience).saturating_sub(self.clock.monotonic())
+    }
+
     /// The latch.
     pub fn latch(&self) -> &Arc<Latch> {
         &self.latch
@@ -672,7 +746,7 @@ impl Deliverer {
     }
 
     /// Runs what blocks (an fsync) where that is allowed.
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, EmitError> {

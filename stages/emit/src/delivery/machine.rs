@@ -166,12 +166,18 @@ impl Delivery {
 
     fn foreign(&mut self, record: Record) -> Vec<Action> {
         self.phase = Phase::Done;
+        if plant::is("foreign_dup_does_not_latch") {
+            return vec![Action::Finish(Outcome::ForeignDup(record))];
+        }
         vec![Action::Latch(record), Action::Finish(Outcome::ForeignDup(record))]
     }
 
     /// Begins an attempt, if there are time and tries for it.
     fn attempt(&mut self, next: Next, now: Duration) -> Vec<Action> {
-        let left = self.deadline.saturating_sub(now);
+        let mut left = self.deadline.saturating_sub(now);
+        if plant::is("deadline_ignored") {
+            left = self.config.attempt;
+        }
         if left.is_zero() {
             return self.hold("the ledger deadline has passed");
         }
@@ -182,7 +188,9 @@ impl Delivery {
         let Some(fewer) = tries.checked_sub(1) else {
             return self.hold("all tries at the ledger are used up");
         };
-        *tries = fewer;
+        if !plant::is("tries_not_counted") {
+            *tries = fewer;
+        }
         let timeout = self.config.attempt.min(left);
         match next {
             Next::Submit => {
@@ -202,7 +210,13 @@ impl Delivery {
         if tries == 0 {
             return self.hold("all tries at the ledger are used up");
         }
-        let floor = floor.unwrap_or_default();
+        let mut floor = floor.unwrap_or_default();
+        if plant::is("retry_after_ignored") {
+            floor = Duration::ZERO;
+        }
+        if plant::is("deadline_ignored") {
+            self.deadline = now + floor + self.config.attempt;
+        }
         let Some(left) = self.deadline.checked_sub(now + floor).filter(|left| !left.is_zero()) else {
             return self.hold("the ledger deadline leaves no time for another try");
         };
@@ -216,7 +230,9 @@ impl Delivery {
     fn answered(&mut self, answer: Answer, now: Duration) -> Vec<Action> {
         match answer {
             Answer::Accepted => self.finish(Outcome::Accepted),
-            Answer::Dup(record) if record == self.ours => self.finish(Outcome::Dup),
+            Answer::Dup(record) if record == self.ours || plant::is("foreign_dup_taken_as_ours") => {
+                self.finish(Outcome::Dup)
+            }
             Answer::Dup(record) => self.foreign(record),
             Answer::Conflict(record) if record == self.ours => {
                 // The ledger contradicts itself: whatever it meant, ask.
@@ -265,6 +281,9 @@ pub fn step(mut state: Delivery, event: Event, now: Duration) -> (Delivery, Vec<
         (Phase::Sent | Phase::Asking, Event::Failed(error)) => state.failed(error, now),
         (Phase::Sent, Event::TimedOut) if plant::is("silence_counts_as_settled") => {
             state.finish(Outcome::Accepted)
+        }
+        (Phase::Sent, Event::TimedOut) if plant::is("silence_taken_as_not_sent") => {
+            state.failed(LedgerError::new(Verdict::Retry, "planted"), now)
         }
         (Phase::Sent | Phase::Asking, Event::TimedOut) => {
             state.failed(LedgerError::new(Verdict::Unknown, "the ledger did not answer in time"), now)

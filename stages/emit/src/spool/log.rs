@@ -21,6 +21,7 @@
 //! two, and what a crash can leave behind is simple enough to try every cut.
 
 use super::record::{self, PAYLOAD_BYTES_MAX};
+use crate::plant;
 use rewarder_model::world::disk::{Disk, WriteFile, read_whole};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -275,7 +276,7 @@ impl Log {
     fn append(&mut self, bytes: &[u8], durable: bool) -> io::Result<()> {
         let file = self.file.as_mut().ok_or_else(|| io::Error::other("no segment is open"))?;
         file.write_all(bytes)?;
-        if durable && !crate::plant::is("fsync_left_out") { file.sync() } else { Ok(()) }
+        if durable && !plant::is("fsync_left_out") { file.sync() } else { Ok(()) }
     }
 
     fn begin_segment(&mut self, segment: u64, bytes: &[u8]) -> io::Result<()> {
@@ -290,6 +291,9 @@ impl Log {
     /// After a failed write: takes back what the disk may have of it. A file whose fsync has failed is not
     /// written again, since the system may have forgotten which of its pages it never wrote.
     fn give_up(&mut self, segment: u64, fresh: bool, error: io::Error) -> CommitError {
+        if plant::is("failed_write_stays") {
+            return CommitError::Void(error);
+        }
         self.file = None;
         self.next = self.first;
         let path = name(segment);

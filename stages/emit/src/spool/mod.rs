@@ -27,6 +27,7 @@ pub use log::{Found, ReadError, SPOOL_DIR};
 
 use crate::audit::clip;
 use crate::config::QuarantineConfig;
+use crate::plant;
 use log::{CommitError, Log, Said};
 use rewarder_model::world::disk::{Disk, Guard};
 use rewarder_model::world::{Clock, Spawn};
@@ -311,8 +312,15 @@ impl Spool {
         self.0.config.entries_max
     }
 
+    /// Entries, places that are reserved for more included, and the bytes that they are charged.
+    pub fn usage(&self) -> (u64, u64) {
+        let index = self.index();
+        let reserved = index.reserved.values().filter(|seq| !index.kept.contains_key(seq)).count();
+        ((index.kept.len() + reserved) as u64, index.bytes)
+    }
+
     /// Takes an intent in; when this returns it is as durable as the spool is. An entry of the same run is
-    /// returned as it stands.
+    /// returned as it stands. `unknown`: a ledger may have settled it before.
     ///
     /// # Errors
     /// [`SpoolError::Full`], when nothing of it was kept; others when it is uncertain.
@@ -320,6 +328,7 @@ impl Spool {
         &self,
         intent: &Intent,
         state: State,
+        unknown: bool,
         cause: &str,
         unix_ms: u64,
     ) -> Result<Entry, SpoolError> {
@@ -329,7 +338,8 @@ impl Spool {
             if let Some(kept) = index.by_run_key.get(&intent.run_key).and_then(|seq| index.kept.get(seq)) {
                 return kept.entry().ok_or(SpoolError::Unreadable);
             }
-            let places = (index.kept.len() + index.reserved.len()) as u64;
+            let reserved = if plant::is("place_not_reserved") { 0 } else { index.reserved.len() };
+            let places = (index.kept.len() + reserved) as u64;
             if places >= self.0.config.entries_max
                 || index.bytes.saturating_add(charge) > self.0.config.bytes_max
                 || index.reserved.contains_key(&intent.run_key)
@@ -344,7 +354,7 @@ impl Spool {
                 seq,
                 intent: intent.clone(),
                 state,
-                unknown: false,
+                unknown,
                 cause: clip(cause, CAUSE_BYTES_MAX).to_owned(),
                 attempts: 0,
                 first_unix_ms: unix_ms,
@@ -355,7 +365,7 @@ impl Spool {
         let written = self.write(seq, kept).await;
         let mut index = self.index();
         index.reserved.remove(&intent.run_key);
-        if written.is_err() {
+        if written.is_err() && !plant::is("place_not_given_back") {
             index.bytes = index.bytes.saturating_sub(charge);
         }
         written.map(|()| entry)
@@ -551,7 +561,8 @@ impl Spool {
     fn checkpoint(&self, log: &mut Log) -> io::Result<()> {
         // The bytes are shared, not copied.
         let live: Vec<_> = self.index().kept.values().map(|kept| kept.json.clone()).collect();
-        let payloads: Vec<_> = live.iter().map(|json| log::put(json)).collect();
+        let planted = usize::from(plant::is("checkpoint_leaves_one_out"));
+        let payloads: Vec<_> = live.iter().skip(planted).map(|json| log::put(json)).collect();
         log.checkpoint(payloads.iter().map(Vec::as_slice))
     }
 }
@@ -566,12 +577,21 @@ fn read(disk: Option<Arc<dyn Disk>>) -> Result<(Option<Log>, Found, Index), Spoo
     let mut index = Index { next: 1, ..Index::default() };
     let Some(disk) = disk else { return Ok((None, Found::default(), index)) };
     let mut entries: BTreeMap<u64, Entry> = BTreeMap::new();
+    let mut by_run_key = BTreeMap::new();
     let mut unreadable = false;
     let mut next = 1;
     let (mut log, mut found) = Log::open(disk, |said| match said {
         Said::Put(json) => match serde_json::from_slice::<Entry>(json) {
             Ok(entry) => {
                 next = next.max(entry.seq + 1);
+                // One run key, one entry: it was taken in again when the one before was gone, and that was never made
+                // durable.
+                if let Some(before) = by_run_key.insert(entry.intent.run_key, entry.seq)
+                    && before != entry.seq
+                    && !plant::is("one_run_two_entries")
+                {
+                    entries.remove(&before);
+                }
                 entries.insert(entry.seq, entry);
             }
             Err(_) => unreadable = true,
@@ -584,6 +604,9 @@ fn read(disk: Option<Arc<dyn Disk>>) -> Result<(Option<Log>, Found, Index), Spoo
     if unreadable {
         return Err(SpoolError::Unreadable);
     }
+    if plant::is("recovery_skips_the_last") {
+        entries.pop_last();
+    }
     index.next = next;
     for (seq, mut entry) in entries {
         if entry.state == State::Sending {
@@ -595,7 +618,8 @@ fn read(disk: Option<Arc<dyn Disk>>) -> Result<(Option<Log>, Found, Index), Spoo
         index.insert(seq, Kept::of(&entry));
     }
     found.entries = index.kept.len() as u64;
-    let payloads: Vec<_> = index.kept.values().map(|kept| log::put(&kept.json)).collect();
+    let planted = usize::from(plant::is("checkpoint_leaves_one_out"));
+    let payloads: Vec<_> = index.kept.values().skip(planted).map(|kept| log::put(&kept.json)).collect();
     if let Err(error) = log.checkpoint(payloads.iter().map(Vec::as_slice)) {
         // A full disk is no reason not to start: what is held can be delivered, and makes room.
         tracing::warn!(%error, "the spool could not be rewritten at the start; it goes on as it was");

@@ -65,7 +65,7 @@ pub fn read(bytes: &[u8], at: usize, segment: u64) -> Option<Record<'_>> {
     }
     let end = at + HEADER_BYTES + len;
     let payload = bytes.get(at + HEADER_BYTES..end)?;
-    if checksum(segment, &head[..24], payload) != head[24..32] {
+    if checksum(segment, &head[..24], payload) != head[24..32] && !crate::plant::is("checksum_not_verified") {
         return None;
     }
     Some(Record { number: number(8), first: number(16), payload, end })

@@ -286,7 +286,7 @@ fn campaign(seed: u64, operations: u64) -> u64 {
             0..=4 => {
                 let n = next;
                 next += 1;
-                match now(spool.admit(&intent(n), State::Sending, "", done)) {
+                match now(spool.admit(&intent(n), State::Sending, false, "", done)) {
                     Ok(_) => drop(model.insert(n, Known::Kept)),
                     Err(SpoolError::Full) => assert!(of(&spool, n).is_none(), "seed {seed}"),
                     Err(_) => drop(model.insert(n, Known::Perhaps)),
@@ -411,7 +411,7 @@ fn damage_in_the_middle_is_counted_and_costs_only_itself() {
     let disk = memory();
     let spool = open(disk.clone()).unwrap();
     for n in 0..10 {
-        now(spool.admit(&intent(n), State::Pending, "", n)).unwrap();
+        now(spool.admit(&intent(n), State::Pending, false, "", n)).unwrap();
     }
     drop(spool);
     let path = segments(&*disk).pop().unwrap();
@@ -434,7 +434,7 @@ fn damage_in_the_middle_is_counted_and_costs_only_itself() {
         drop(spool);
         let spool = open(disk).unwrap();
         assert_eq!(spool.found().corrupt_records, 0, "said once, kept for people");
-        now(spool.admit(&intent(77), State::Pending, "", 0)).unwrap();
+        now(spool.admit(&intent(77), State::Pending, false, "", 0)).unwrap();
     }
 }
 
@@ -444,11 +444,11 @@ fn a_tail_torn_at_any_byte() {
     let disk = memory();
     let spool = open(disk.clone()).unwrap();
     for n in 0..3 {
-        now(spool.admit(&intent(n), State::Pending, "", n)).unwrap();
+        now(spool.admit(&intent(n), State::Pending, false, "", n)).unwrap();
     }
     let path = segments(&*disk).pop().unwrap();
     let before = disk.file_len(&path).unwrap().unwrap() as usize;
-    now(spool.admit(&intent(3), State::Pending, "", 3)).unwrap();
+    now(spool.admit(&intent(3), State::Pending, false, "", 3)).unwrap();
     let whole = disk::read_whole(&*disk, &path, 1 << 20).unwrap().unwrap();
     for cut in before..whole.len() {
         let disk = memory();
@@ -471,18 +471,21 @@ fn bounded_by_entries_and_by_bytes() {
             let volatile = disk.is_none();
             let spool = now(Spool::open(disk, limits, &HandClock::new(), Arc::new(Inline))).unwrap();
             assert_eq!(spool.is_volatile(), volatile);
-            let first = now(spool.admit(&intent(0), State::Sending, "", 0)).unwrap();
-            now(spool.admit(&intent(1), State::Operator, "\u{1}".repeat(400).as_str(), 0)).unwrap();
-            assert!(matches!(now(spool.admit(&intent(2), State::Sending, "", 0)), Err(SpoolError::Full)));
+            let first = now(spool.admit(&intent(0), State::Sending, false, "", 0)).unwrap();
+            now(spool.admit(&intent(1), State::Operator, false, "\u{1}".repeat(400).as_str(), 0)).unwrap();
+            assert!(matches!(
+                now(spool.admit(&intent(2), State::Sending, false, "", 0)),
+                Err(SpoolError::Full)
+            ));
             assert_eq!(
-                now(spool.admit(&intent(1), State::Sending, "", 9)).unwrap().state,
+                now(spool.admit(&intent(1), State::Sending, false, "", 9)).unwrap().state,
                 State::Operator,
                 "one run, one entry"
             );
             assert_eq!((spool.depth(), spool.pending()), (1, vec![]));
             spool.settle(first.seq).unwrap();
             assert_eq!(spool.settle(first.seq), None);
-            now(spool.admit(&intent(2), State::Pending, "", 0)).unwrap();
+            now(spool.admit(&intent(2), State::Pending, false, "", 0)).unwrap();
             assert_eq!(spool.list().len(), 2);
             assert!(
                 spool
@@ -503,7 +506,7 @@ fn the_log_is_replaced_when_it_is_mostly_dead() {
     let spool = open(disk.clone()).unwrap();
     let mut longest = 0;
     for n in 0..12_000 {
-        let entry = now(spool.admit(&intent(n), State::Sending, "", n)).unwrap();
+        let entry = now(spool.admit(&intent(n), State::Sending, false, "", n)).unwrap();
         spool.settle(entry.seq);
         longest =
             longest.max(segments(&*disk).iter().map(|path| disk.file_len(path).unwrap().unwrap()).sum());

@@ -223,8 +223,9 @@ fn a_run_is_there_whole_and_once() {
         let store = Store::over(disk.clone(), LIMIT).unwrap();
         let (a, epoch, key) = (tenant("a"), "2026-01".parse().unwrap(), Cid::of(b"key"));
         let put = |manifest: &[u8]| {
-            let mut table =
-                |out: &mut dyn std::io::Write| (0..1000).try_for_each(|n| writeln!(out, "actor{n:04}\t1"));
+            let mut table = |out: &mut (dyn std::io::Write + Send)| {
+                (0..1000).try_for_each(|n| writeln!(out, "actor{n:04}\t1"))
+            };
             let mut parts = [(MANIFEST, Part::Bytes(manifest)), ("allocations.tsv", Part::Write(&mut table))];
             store.put_run(&a, &epoch, &key, &mut parts)
         };
@@ -259,7 +260,7 @@ fn a_run_that_does_not_fit_leaves_nothing() {
     on_each_disk(|disk| {
         let store = Store::over(disk.clone(), 10).unwrap();
         let (a, epoch, key) = (tenant("a"), "e".parse().unwrap(), Cid::of(b"key"));
-        let mut swallow = |out: &mut dyn std::io::Write| {
+        let mut swallow = |out: &mut (dyn std::io::Write + Send)| {
             let _ = out.write_all(&[0; 11]);
             Ok(())
         };

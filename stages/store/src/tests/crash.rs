@@ -12,7 +12,7 @@ const BYTES: &[u8] = b"sealed bytes";
 fn job(store: &Store) -> usize {
     let a = tenant("a");
     let (epoch, policy, key) = ("e1".parse().unwrap(), "p1".parse().unwrap(), Cid::of(b"key"));
-    let mut table = |out: &mut dyn std::io::Write| out.write_all(b"x\t1\n");
+    let mut table = |out: &mut (dyn std::io::Write + Send)| out.write_all(b"x\t1\n");
     let mut parts = [(MANIFEST, Part::Bytes(b"{}".as_slice())), ("t.tsv", Part::Write(&mut table))];
     let steps: [&mut dyn FnMut() -> Result<(), StoreError>; 5] = [
         &mut || upload(store, &a, Kind::Snapshot, BYTES).map(drop),

@@ -1,0 +1,261 @@
+//! Handing a run over to delivery, and everything that follows from it: the claim before, the record after, what a crash
+//! left in between, and an operator who gives a run up.
+//!
+//! The laws:
+//!
+//! 1. **Claimed first.** The epoch's claim is durable before the intent is; so no two runs of an epoch are on their way
+//!    from here, whatever the ledger would say to that.
+//! 2. **A claim is given back when it is certain that nothing of its run is with the ledger or in quarantine**, and only
+//!    then: it must not keep another run of the epoch from being paid.
+//! 3. **Claimed and not recorded is delivered by the next start.** So is what was recorded as held and is not in the spool
+//!    any more: its disk has lost it.
+//! 4. **A run that was claimed or recorded before may have been sent before**, also one that an operator has dropped: the
+//!    ledger is asked first.
+//!
+//! Why not within [`Deliverer`]: a batch job delivers without a store, and a spool that knew of runs would have two laws.
+
+use crate::delivery::{Delivered, Deliverer, Outcome};
+use crate::error::EmitError;
+use crate::plant;
+use crate::spool::Entry;
+use rewarder_model::{Cid, Claim, EpochId, Intent, Manifest, Runs, RunsError, Status, TenantId};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two rounds of [`Handover::recover`]: a spool that is full at the start is soon less full.
+const RECOVER_PAUSE_FIRST: Duration = Duration::from_secs(1);
+/// At most.
+const RECOVER_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+type Claimed = (TenantId, EpochId, Cid);
+
+/// Delivery, and who keeps the runs; none for a batch job.
+#[derive(Clone)]
+pub struct Handover {
+    deliverer: Arc<Deliverer>,
+    runs: Option<Arc<dyn Runs>>,
+}
+
+/// Why a run was not handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoverError {
+    /// The epoch is this other run's.
+    #[error("the epoch has run {0} already")]
+    Conflict(Cid),
+    /// Whoever keeps the runs failed.
+    #[error(transparent)]
+    Runs(#[from] RunsError),
+    /// A run's manifest cannot be understood.
+    #[error("the stored manifest of run {0} cannot be read")]
+    Manifest(Cid),
+    /// Emission.
+    #[error(transparent)]
+    Emit(#[from] EmitError),
+}
+
+impl Handover {
+    /// Hands over to `deliverer` what `runs` keeps.
+    pub fn new(deliverer: Arc<Deliverer>, runs: Option<Arc<dyn Runs>>) -> Self {
+        Self { deliverer, runs }
+    }
+
+    /// Delivery.
+    pub fn deliverer(&self) -> &Arc<Deliverer> {
+        &self.deliverer
+    }
+
+    /// Asks whoever keeps the runs, where blocking is allowed.
+    async fn ask<T: Send + 'static>(
+        &self,
+        runs: &Arc<dyn Runs>,
+        work: impl FnOnce(&dyn Runs) -> Result<T, RunsError> + Send + 'static,
+    ) -> Result<T, HandoverError> {
+        let runs = runs.clone();
+        Ok(self.deliverer.blocking(move || work(&*runs)).await??)
+    }
+
+    /// From now on each emission leaves its delivery record with its run.
+    pub fn keep_records(&self) {
+        let Some(runs) = self.runs.clone() else { return };
+        // The deliverer would hold itself through this.
+        let deliverer = Arc::downgrade(&self.deliverer);
+        self.deliverer.record(move |intent, delivered| {
+            let (runs, deliverer) = (runs.clone(), deliverer.clone());
+            let (tenant, run_key, json) = (intent.tenant.clone(), intent.run_key, delivered.to_json(intent));
+            Box::pin(async move {
+                let Some(deliverer) = deliverer.upgrade() else { return };
+                let kept = deliverer.blocking(move || runs.keep_delivery(&tenant, &run_key, &json)).await;
+                if let Err(error) = kept.map_err(HandoverError::from).and_then(|kept| kept.map_err(HandoverError::from)) {
+                    tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
+                }
+            })
+        });
+    }
+
+    /// Claims the epoch and delivers the intent. The caller may go away once the intent is with delivery.
+    ///
+    /// # Errors
+    /// See [`HandoverError`]; an [`Outcome::Conflict`] is none, though the claim is given back for it.
+    pub async fn deliver(&self, intent: Intent) -> Result<Delivered, HandoverError> {
+        let Some(runs) = &self.runs else { return Ok(self.deliverer.deliver(intent).await?) };
+        let of = intent.clone();
+        let (claim, before) = self
+            .ask(runs, move |runs| {
+                let claim = if plant::is("claim_left_out") {
+                    Claim::Claimed
+                } else {
+                    runs.claim(&of.tenant, &of.epoch_id, &of.run_key)?
+                };
+                Ok((claim, claim == Claim::Same || runs.delivery(&of.tenant, &of.run_key)?.is_some()))
+            })
+            .await?;
+        if let Claim::Conflict(other) = claim {
+            return Err(HandoverError::Conflict(other));
+        }
+        let delivered = if before && !plant::is("repetition_forgets_to_ask") {
+            self.deliverer.deliver_again(intent.clone()).await
+        } else {
+            self.deliverer.deliver(intent.clone()).await
+        };
+        let nothing_sent = match &delivered {
+            Ok(delivered) => {
+                matches!(delivered.outcome, Outcome::Conflict(_)) && !plant::is("conflict_keeps_the_claim")
+            }
+            // A claim that stood before may belong to an intent in quarantine and stays.
+            Err(EmitError::Latched(_) | EmitError::SpoolFull) => {
+                claim == Claim::Claimed || plant::is("claim_given_back_too_early")
+            }
+            Err(_) => false,
+        };
+        if nothing_sent {
+            self.ask(runs, move |runs| runs.unclaim(&intent.tenant, &intent.epoch_id, &intent.run_key))
+                .await?;
+        }
+        Ok(delivered?)
+    }
+
+    /// Brings what a crash has left of a claim to an end: delivers a run whose delivery was promised and is not under way
+    /// (never recorded, or recorded as held while the spool does not know it), and gives the claim of one back that is
+    /// over without a settlement. True if the run was delivered.
+    ///
+    /// # Errors
+    /// As for any delivery.
+    pub async fn redeliver(
+        &self,
+        tenant: &TenantId,
+        epoch: &EpochId,
+        run_key: &Cid,
+    ) -> Result<bool, HandoverError> {
+        let Some(runs) = &self.runs else { return Ok(false) };
+        let kept = self.deliverer.spool().find(run_key).is_some();
+        let (tenant, epoch, run_key) = (tenant.clone(), epoch.clone(), *run_key);
+        let open = self
+            .ask(runs, move |runs| {
+                let record = runs.delivery(&tenant, &run_key)?;
+                let promised = match record.as_deref().and_then(result).as_deref() {
+                    None => true,
+                    Some("held") => !kept,
+                    Some("conflict" | "dropped") if !kept && !plant::is("stale_claim_stays") => {
+                        runs.unclaim(&tenant, &epoch, &run_key)?;
+                        false
+                    }
+                    Some(_) => false,
+                };
+                if promised { runs.manifest(&tenant, &run_key) } else { Ok(None) }
+            })
+            .await?;
+        let Some(bytes) = open else { return Ok(false) };
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|_| HandoverError::Manifest(run_key))?;
+        if manifest.status != Status::Ok {
+            return Ok(false);
+        }
+        self.deliver(Intent::of(&manifest, Cid::of(&bytes))).await.map(|_| true)
+    }
+
+    /// Brings every claim that a crash has left to its end. The run key is the same, so that a ledger that has it already
+    /// says so. What cannot be delivered yet (no room in the spool, the latch, a disk that fails) is tried again until it
+    /// can.
+    pub async fn recover(&self) {
+        let Some(runs) = &self.runs else { return };
+        if plant::is("redelivery_left_out") {
+            return;
+        }
+        let mut pause = RECOVER_PAUSE_FIRST;
+        let mut left = None;
+        loop {
+            let claims = match left.take() {
+                Some(claims) => Ok(claims),
+                None => self.ask(runs, |runs| runs.claimed()).await,
+            };
+            match claims {
+                Ok(claims) => {
+                    let again = self.recover_once(claims).await;
+                    if again.is_empty() || plant::is("recovery_gives_up") {
+                        return;
+                    }
+                    left = Some(again);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the claims cannot be read; what a crash left undelivered waits");
+                }
+            }
+            self.deliverer.clock().sleep(pause).await;
+            pause = (pause * 2).min(RECOVER_PAUSE_MAX);
+        }
+    }
+
+    /// One round; what has to be tried again.
+    async fn recover_once(&self, claims: Vec<Claimed>) -> Vec<Claimed> {
+        let mut again = Vec::new();
+        for (tenant, epoch, run_key) in claims {
+            match self.redeliver(&tenant, &epoch, &run_key).await {
+                Ok(false) => {}
+                Ok(true) => tracing::info!(%run_key, "a run that a crash had left undelivered was delivered"),
+                Err(error) => {
+                    tracing::warn!(%run_key, %epoch, %error, "a run that a crash had left undelivered was not delivered");
+                    // The epoch is another run's, or nobody can read what was promised: trying again changes nothing.
+                    if !matches!(error, HandoverError::Conflict(_) | HandoverError::Manifest(_)) {
+                        again.push((tenant, epoch, run_key));
+                    }
+                }
+            }
+        }
+        again
+    }
+
+    /// An operator gives an entry of the quarantine up: it is not sent again, its run says so, and the epoch is free; the
+    /// ledger's own law stands behind that. `None` if there is no such entry.
+    ///
+    /// # Errors
+    /// As [`Deliverer::drop_entry`], and of whoever keeps the runs.
+    pub async fn drop_entry(&self, seq: u64, reason: String) -> Result<Option<Entry>, HandoverError> {
+        let Some(entry) = self.deliverer.drop_entry(seq, reason).await? else { return Ok(None) };
+        let Some(runs) = &self.runs else { return Ok(Some(entry)) };
+        let (intent, record) = (entry.intent.clone(), Delivered::dropped(&entry));
+        self.ask(runs, move |runs| {
+            // A run that the store has lost has no record either.
+            if runs.manifest(&intent.tenant, &intent.run_key)?.is_some() {
+                runs.keep_delivery(&intent.tenant, &intent.run_key, &record)?;
+            }
+            runs.unclaim(&intent.tenant, &intent.epoch_id, &intent.run_key)
+        })
+        .await?;
+        Ok(Some(entry))
+    }
+}
+
+/// The word of a delivery record.
+fn result(json: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Record {
+        result: String,
+    }
+    serde_json::from_slice::<Record>(json).ok().map(|record| record.result)
+}
+
+/// Whether a delivery record says that the money has moved.
+pub fn is_settled(json: &[u8]) -> bool {
+    result(json).is_some_and(|result| matches!(result.as_str(), "accepted" | "dup"))
+}

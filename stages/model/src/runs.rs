@@ -1,0 +1,76 @@
+//! The port between delivery and whoever keeps runs: which run has an epoch, and what became of it.
+//!
+//! The law that every implementation keeps: of all runs of one (tenant, epoch) at most one holds the claim; a claim and a
+//! delivery record are durable when the call returns, and the first writer of a claim wins. Calls may block on a disk.
+
+use crate::cid::Cid;
+use crate::name::{EpochId, TenantId};
+use crate::reason::Reason;
+use std::fmt;
+
+/// What a claim came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The epoch is this run's now.
+    Claimed,
+    /// It was this run's before.
+    Same,
+    /// It is this other run's (409 `epoch_conflict`).
+    Conflict(Cid),
+}
+
+/// The keeper of runs failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunsError {
+    /// The word with which a request that met this is answered.
+    pub reason: Reason,
+    /// What failed.
+    pub detail: String,
+}
+
+impl fmt::Display for RunsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for RunsError {}
+
+/// Keeps runs, their claims and their delivery records.
+pub trait Runs: Send + Sync + 'static {
+    /// Makes `run_key` the epoch's run, unless another one is.
+    ///
+    /// # Errors
+    /// Its own.
+    fn claim(&self, tenant: &TenantId, epoch: &EpochId, run_key: &Cid) -> Result<Claim, RunsError>;
+
+    /// Gives a claim up. True if `run_key` held it.
+    ///
+    /// # Errors
+    /// Its own.
+    fn unclaim(&self, tenant: &TenantId, epoch: &EpochId, run_key: &Cid) -> Result<bool, RunsError>;
+
+    /// All claims, in an order that does not change.
+    ///
+    /// # Errors
+    /// Its own.
+    fn claimed(&self) -> Result<Vec<(TenantId, EpochId, Cid)>, RunsError>;
+
+    /// The bytes of a run's manifest; `None` if there is no such run.
+    ///
+    /// # Errors
+    /// Its own.
+    fn manifest(&self, tenant: &TenantId, run_key: &Cid) -> Result<Option<Vec<u8>>, RunsError>;
+
+    /// A run's delivery record, if it has one.
+    ///
+    /// # Errors
+    /// Its own.
+    fn delivery(&self, tenant: &TenantId, run_key: &Cid) -> Result<Option<Vec<u8>>, RunsError>;
+
+    /// Replaces a run's delivery record.
+    ///
+    /// # Errors
+    /// Its own, also when there is no such run.
+    fn keep_delivery(&self, tenant: &TenantId, run_key: &Cid, json: &[u8]) -> Result<(), RunsError>;
+}
