@@ -48,6 +48,22 @@ trait Value: Sized {
     /// What would be right, for the message.
     const WANTED: &'static str;
     fn read(text: &str) -> Option<Self>;
+    /// What is wrong with a text that is none: the text, and what would be right.
+    fn complaint(text: &str) -> (String, String) {
+        (format!("{text:?}"), format!("it has to be {}", Self::WANTED))
+    }
+}
+
+impl Value for LedgerUrl {
+    const WANTED: &'static str = "embedded:, http://host:port or postgres://user:password@host/database";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+    fn complaint(text: &str) -> (String, String) {
+        let why = LedgerUrl::from_str(text).err().map_or(Self::WANTED.to_owned(), |error| error.to_string());
+        // It may hold a password.
+        (format!("{:?}", rewarder_emit::ledger::shown(text)), why)
+    }
 }
 
 macro_rules! value {
@@ -90,7 +106,6 @@ value! {
     bool, "true or false", |t| t.parse().ok();
     PathBuf, "a path", |t| (!t.is_empty()).then(|| t.into());
     Option<PathBuf>, "a path", |t| (!t.is_empty()).then(|| Some(t.into()));
-    LedgerUrl, "embedded: or http://host:port", |t| LedgerUrl::from_str(t).ok();
     VerifierUrl, "local: or http://host:port/path", |t| VerifierUrl::from_str(t).ok();
     LogFormat, "text or json", |t| match t { "text" => Some(LogFormat::Text), "json" => Some(LogFormat::Json), _ => None };
 }
@@ -185,7 +200,7 @@ settings! {
     require_pq_on: bool = false, false, false;
     /// Keep everything in memory and write nothing.
     amnesia_mode: bool = false, true, false;
-    /// Which ledger: `embedded:` or `http://host:port`.
+    /// Which ledger: `embedded:`, `http://host:port` or `postgres://user:password@host/database`.
     ledger_url: LedgerUrl = LedgerUrl::Embedded, LedgerUrl::Embedded, false;
     /// Where the sealed store, results, quarantine and embedded ledger are.
     state_dir: PathBuf = "state".into(), "state".into(), false;
@@ -359,7 +374,8 @@ impl Stages {
 
 fn read<T: Value>(name: &str, text: &str, from: &str) -> Result<T, ConfigError> {
     T::read(text).ok_or_else(|| {
-        ConfigError(format!("{name} = {text:?} ({from}) cannot be used: it has to be {}", T::WANTED))
+        let (text, why) = T::complaint(text);
+        ConfigError(format!("{name} = {text} ({from}) cannot be used: {why}"))
     })
 }
 
@@ -398,11 +414,7 @@ fn show<T: fmt::Debug>(value: &T) -> String {
         // A path or an address, in which capitals count.
         return quoted.to_owned();
     }
-    match inner {
-        "Embedded" => "embedded:".to_owned(),
-        word if word.contains(':') => word.to_owned(),
-        word => word.to_lowercase(),
-    }
+    if inner.contains(':') { inner.to_owned() } else { inner.to_lowercase() }
 }
 
 /// What the command line says about settings.
@@ -482,8 +494,11 @@ fn layers(
     defaults: impl FnOnce(&mut Settings),
 ) -> Result<Settings, ConfigError> {
     let from = path.map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
-    let file: File = toml::from_str(text)
-        .map_err(|e| ConfigError(format!("{from} is not a settings file: {}", e.to_string().trim())))?;
+    let file: File = toml::from_str(text).map_err(|e| {
+        // Without the line itself, which may hold the ledger's password.
+        let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+        ConfigError(format!("{from} is not a settings file: line {line}: {}", e.message().trim()))
+    })?;
     let named = match file.profile.as_deref() {
         None => None,
         Some("micronode") => Some(Profile::Micronode),
@@ -610,6 +625,20 @@ mod tests {
         );
         assert!(check("[stages.emit]\nwidth = 0", &[]).is_err());
         assert!(check("[stages.emit]\nwodth = 1", &[]).is_err());
+    }
+
+    #[test]
+    fn no_message_and_no_listing_shows_a_password() {
+        let wrong = check("ledger_url = 'postgres://u:hunter2@db/x?sslmode=require'", &[]).unwrap_err();
+        assert!(
+            wrong.contains("\"postgres://***@db/x?***\" (f.toml) cannot be used: of the sslmodes only"),
+            "{wrong}"
+        );
+        let right = check("", &[("LEDGER_URL", "postgres://u:hunter2@localhost/x")]).unwrap();
+        let listed = format!("{:?}{right:?}", right.in_force());
+        assert!(listed.contains("postgres://u:***@localhost/x") && !listed.contains("hunter2"), "{listed}");
+        let broken = check("ledger_url = 'postgres://u:hunter2@db", &[]).unwrap_err();
+        assert!(!broken.contains("hunter2"), "{broken}");
     }
 
     #[test]

@@ -16,7 +16,8 @@ use rewarder_admit::single_flight::Follow;
 use rewarder_admit::{Checker, Departures, Inflight, Inside, Limiter, Limits, SingleFlight, Standing, Wish};
 use rewarder_emit::{
     AttestKey, Audit, BreakerConfig, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
-    HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, QuarantineConfig, ReemitConfig, Spool, Surroundings,
+    HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, PostgresLedger, QuarantineConfig, ReemitConfig,
+    Spool, Surroundings,
 };
 use rewarder_flow::{Controls, Envelope, Pipeline, Pool, PushError, Unanswered, ticket};
 use rewarder_model::world::disk::{Disk, RealDisk};
@@ -150,15 +151,16 @@ fn state_dir(settings: &Settings) -> Option<&Path> {
 pub async fn ledger(
     url: &LedgerUrl,
     state_dir: Option<&Path>,
-    clock: &dyn Clock,
+    clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Ledger>, StartError> {
     Ok(match url {
         LedgerUrl::Embedded => Arc::new(
-            EmbeddedLedger::open(state_dir, clock)
+            EmbeddedLedger::open(state_dir, &**clock)
                 .await
                 .map_err(|e| failed("the embedded ledger cannot be opened")(&e))?,
         ),
-        LedgerUrl::Http(base) => Arc::new(HttpLedger::new(base)),
+        LedgerUrl::Http(base) => Arc::new(HttpLedger::new(base).with_clock(clock.clone())),
+        LedgerUrl::Postgres(url) => Arc::new(PostgresLedger::new(url.config())),
     })
 }
 
@@ -207,7 +209,7 @@ pub async fn deliverer(
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Arc<Deliverer>, StartError> {
-    let ledger = ledger(&settings.ledger_url, state_dir(settings), &**clock).await?;
+    let ledger = ledger(&settings.ledger_url, state_dir(settings), clock).await?;
     deliverer_with(settings, clock, entropy, ledger).await
 }
 

@@ -29,6 +29,7 @@ mod tls;
 pub use closed::{CLOSED_TOTAL, count_nothing_closed};
 pub use corr::CorrId;
 pub use outgoing::Body;
+pub use places::Impatient;
 pub use problem::Problem;
 pub use serve::{Bound, run};
 pub use tls::check_tls;

@@ -182,7 +182,7 @@ fn every_failure_names_a_test_that_exists() {
             code += &std::fs::read_to_string(path).unwrap();
         }
     }
-    for script in ["answers", "crash", "overload", "amnesia"] {
+    for script in ["amnesia", "answers", "brownout", "chaos", "crash", "kill", "overload"] {
         code += &std::fs::read_to_string(root().join("testing/e2e").join(script)).unwrap();
     }
     let mut rows = 0;

@@ -280,7 +280,8 @@ pub fn brownout(verb: BrownoutVerb, json: bool) -> Done {
         say::json(&value);
     } else {
         let why = if closed { String::new() } else { format!(": {}", word(&value, "why")) };
-        let drill = if value["drill"] == true { ", a drill" } else { "" };
+        // A drill on top of a brownout, or one that has ended while it recovers: the reason alone does not tell.
+        let drill = if value["drill"] == true && word(&value, "why") != "a drill" { ", a drill" } else { "" };
         say::line(format!(
             "{}{why}{drill}; {} attempts, p95 {} us, p99 {} us",
             word(&value, "mode"),

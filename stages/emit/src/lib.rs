@@ -27,6 +27,8 @@ pub mod audit;
 pub mod breaker;
 mod budget;
 pub mod config;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod delivery;
 mod error;
 mod files;
@@ -55,7 +57,9 @@ pub use error::EmitError;
 pub use handover::{Handover, HandoverError, is_settled};
 pub use health::{Estimate, Health};
 pub use latch::{Latch, Latched};
-pub use ledger::{Answer, EmbeddedLedger, HttpLedger, Ledger, LedgerError, LedgerUrl, Record, Verdict};
+pub use ledger::{
+    Answer, EmbeddedLedger, HttpLedger, Ledger, LedgerError, LedgerUrl, PostgresLedger, Record, Verdict,
+};
 pub use redb_file::DbError;
 pub use reemit::Schedule;
 pub use spool::{Entry, Found, Hold, Spool, SpoolError, State};

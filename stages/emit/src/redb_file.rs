@@ -18,8 +18,8 @@ const CACHE_BYTES: usize = 8 << 20;
 pub enum DbError {
     /// Another process has it.
     #[error(
-        "{0} is in use by another process: a svc-rewarder is running on this STATE_DIR; submit the job to it, stop it, \
-         or choose another STATE_DIR or LEDGER_URL"
+        "{0} is in use by another process: a svc-rewarder or svc-ledger is running on this state directory; \
+         submit the job to it, stop it, or choose another state directory or LEDGER_URL"
     )]
     InUse(PathBuf),
     /// The file cannot be opened or written.

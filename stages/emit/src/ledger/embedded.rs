@@ -10,19 +10,33 @@
 //! ```
 //!
 //! Many that wait share one transaction and so one commit (group commit): whoever comes while a commit is under way goes
-//! with the next one. Inside a group the order of arrival decides, as if each had come alone.
+//! with the next one. Inside a group the order of arrival decides, as if each had come alone. Whoever has gone away
+//! before his group begins is left out: nothing was settled for him, and a caller that comes back again and again
+//! while the disk stands still does not fill the desk. After a failed commit redb takes no more writes until the file is
+//! opened again: every later intent fails, none is settled on a disk that lies.
 
 use super::{Answer, Ledger, LedgerError, Record, Verdict};
 use crate::redb_file::{self, DbError};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use rewarder_model::world::{BoxFuture, Clock};
 use rewarder_model::{Cid, EpochId, Intent, TenantId};
+use std::collections::VecDeque;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Intents in one transaction: what a transaction holds in memory stays small, and nobody waits for a long one.
 const GROUP_MAX: usize = 512;
+
+/// Intents that wait at once, a few KiB each: half a minute of a slow disk at full groups. More are turned away, having
+/// settled nothing.
+const WAITING_MAX: usize = 16_384;
+/// What whoever is turned away is asked for: many groups are through by then.
+const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+/// Settlements in one page of a listing: below a MiB of JSON.
+pub const PAGE_MAX: usize = 1000;
 
 /// Name of the file in `STATE_DIR`.
 pub const LEDGER_FILE: &str = "ledger.redb";
@@ -37,10 +51,10 @@ pub struct EmbeddedLedger {
     desk: Arc<Mutex<Desk>>,
 }
 
-/// Intents that wait for the next group. Bounded by whoever waits for the answers.
+/// Intents that wait for the next group, at most [`WAITING_MAX`].
 #[derive(Default)]
 struct Desk {
-    waiting: Vec<(Intent, oneshot::Sender<Result<Answer, LedgerError>>)>,
+    waiting: VecDeque<(Intent, oneshot::Sender<Result<Answer, LedgerError>>)>,
     running: bool,
 }
 
@@ -88,6 +102,80 @@ impl EmbeddedLedger {
         };
         get().map_err(|error| storage(Verdict::Retry, &error))?.map(|json| stored(&json)).transpose()
     }
+
+    /// The settlement of a run. Blocks.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn run(&self, run_key: &Cid) -> Result<Option<Intent>, LedgerError> {
+        find(&self.db, run_key)
+    }
+
+    /// Settlements in the order of tenant and epoch, of one tenant or of all: at most [`PAGE_MAX`] and `limit`, after the
+    /// settlement key `after`. For auditors. Blocks.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn page(
+        &self,
+        tenant: Option<&TenantId>,
+        after: Option<(&TenantId, &EpochId)>,
+        limit: usize,
+    ) -> Result<Vec<Intent>, LedgerError> {
+        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
+            let table = self.db.begin_read()?.open_table(SETTLEMENTS)?;
+            // No name is empty, so that an empty epoch stands before all of a tenant.
+            let first = (tenant.map_or("", TenantId::as_str), "");
+            let begin = match after.map(|(tenant, epoch)| (tenant.as_str(), epoch.as_str())) {
+                Some(after) if after > first => Bound::Excluded(after),
+                _ => Bound::Included(first),
+            };
+            let mut found = Vec::new();
+            for row in table.range::<(&str, &str)>((begin, Bound::Unbounded))? {
+                let (key, value) = row?;
+                let other = tenant.is_some_and(|tenant| key.value().0 != tenant.as_str());
+                if other || found.len() >= limit.min(PAGE_MAX) {
+                    break;
+                }
+                found.push(value.value().to_vec());
+            }
+            Ok(found)
+        };
+        let rows = read().map_err(|error| storage(Verdict::Retry, &error))?;
+        rows.iter().map(|json| stored(json)).collect()
+    }
+}
+
+/// A disk that stands still, until it is dropped.
+#[cfg(test)]
+pub(crate) struct StillDisk {
+    txn: Option<redb::WriteTransaction>,
+    ledger: EmbeddedLedger,
+}
+
+#[cfg(test)]
+impl StillDisk {
+    /// Waits until the first group has left the desk for the disk.
+    pub(crate) async fn begun(&self) {
+        while !self.ledger.desk().waiting.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[cfg(test)]
+impl Drop for StillDisk {
+    fn drop(&mut self) {
+        self.txn.take();
+    }
+}
+
+#[cfg(test)]
+impl EmbeddedLedger {
+    pub(crate) fn hold_the_disk(&self) -> StillDisk {
+        // redb has one writer at a time.
+        StillDisk { txn: Some(redb_file::write(&self.db).unwrap()), ledger: self.clone() }
+    }
 }
 
 impl EmbeddedLedger {
@@ -119,8 +207,11 @@ impl EmbeddedLedger {
                     return;
                 }
                 let count = desk.waiting.len().min(GROUP_MAX);
-                desk.waiting.drain(..count).unzip()
+                desk.waiting.drain(..count).filter(|(_, sender)| !sender.is_closed()).unzip()
             };
+            if intents.is_empty() {
+                continue;
+            }
             match settle(&self.db, &intents) {
                 Ok(answers) => {
                     for (sender, answer) in senders.into_iter().zip(answers) {
@@ -189,14 +280,14 @@ fn settle_one(
     Ok(Answer::Accepted)
 }
 
-fn find(db: &Database, run_key: &Cid) -> Result<Option<Record>, LedgerError> {
+fn find(db: &Database, run_key: &Cid) -> Result<Option<Intent>, LedgerError> {
     let get = || -> Result<Option<Vec<u8>>, redb::Error> {
         let txn = db.begin_read()?;
         let Some(key) = txn.open_table(RUN_KEYS)?.get(run_key.as_bytes())? else { return Ok(None) };
         Ok(txn.open_table(SETTLEMENTS)?.get(key.value())?.map(|value| value.value().to_vec()))
     };
     let json = get().map_err(|error| storage(Verdict::Retry, &error))?;
-    json.map(|json| stored(&json).map(|intent| record(&intent))).transpose()
+    json.map(|json| stored(&json)).transpose()
 }
 
 fn record(intent: &Intent) -> Record {
@@ -227,7 +318,15 @@ impl Ledger for EmbeddedLedger {
         let (sender, answer) = oneshot::channel();
         let first = {
             let mut desk = self.desk();
-            desk.waiting.push((intent.clone(), sender));
+            if desk.waiting.len() >= WAITING_MAX {
+                let full = LedgerError {
+                    verdict: Verdict::Retry,
+                    retry_after: Some(BUSY_PATIENCE),
+                    detail: format!("{WAITING_MAX} intents already wait for the disk of the embedded ledger"),
+                };
+                return Box::pin(std::future::ready(Err(full)));
+            }
+            desk.waiting.push_back((intent.clone(), sender));
             !std::mem::replace(&mut desk.running, true)
         };
         if first {
@@ -242,7 +341,7 @@ impl Ledger for EmbeddedLedger {
 
     fn lookup<'a>(&'a self, run_key: &'a Cid) -> BoxFuture<'a, Result<Option<Record>, LedgerError>> {
         let (db, run_key) = (self.db.clone(), *run_key);
-        Box::pin(on_thread(move || find(&db, &run_key)))
+        Box::pin(on_thread(move || Ok(find(&db, &run_key)?.as_ref().map(record))))
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {

@@ -13,7 +13,9 @@
 //! 5xx, 408, anything else, no answer, a garbled body        unknown, after Retry-After
 //! ```
 //!
-//! There is no time in here: whoever calls bounds the wait and drops the future, which closes the connection.
+//! There is no timer in here: whoever calls bounds the wait and drops the future, which closes the connection. A clock is
+//! read for one thing, a `Retry-After` that is a date in an answer without a `Date`: otherwise the ledger's own clock says how
+//! long that is, which need not agree with ours.
 //! Connections are kept and used again. No TLS yet, and no redirects: money does not follow a stranger's
 //! address.
 
@@ -23,23 +25,26 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
-use rewarder_model::world::BoxFuture;
+use rewarder_model::world::{BoxFuture, Clock};
 use rewarder_model::{Cid, Intent};
 use serde::Deserialize;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Largest answer that is read: a stored intent is below 1 KiB, and a proxy's error page rarely tells more.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Longest patience that is believed; an hour-long Retry-After is for people.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-/// Idle connections kept: as many as emissions run at once in a large deployment.
-const IDLE_CONNECTIONS_MAX: usize = 32;
+/// Idle connections kept: as many as emissions run at once where the stage `emit` was made eight times as wide. With fewer,
+/// a wide stage would open and close one for each emission.
+const IDLE_CONNECTIONS_MAX: usize = 256;
 
 /// A client of one `svc-ledger`.
 #[derive(Clone)]
 pub struct HttpLedger {
     client: Client<HttpConnector, Full<Bytes>>,
     base: String,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 /// The members of an answer that are read; a ledger may say more.
@@ -81,7 +86,12 @@ impl HttpLedger {
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .build(connector);
-        Self { client, base: base.trim_end_matches('/').to_owned() }
+        Self { client, base: base.trim_end_matches('/').to_owned(), clock: None }
+    }
+
+    /// With a clock for dates that come without the ledger's.
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock: Some(clock), ..self }
     }
 
     async fn call(&self, request: Request<Full<Bytes>>) -> Result<Reply, LedgerError> {
@@ -93,7 +103,9 @@ impl HttpLedger {
             }
         })?;
         let (head, body) = response.into_parts();
-        let retry_after = head.headers.get(header::RETRY_AFTER).and_then(seconds);
+        let now = || self.clock.as_ref().map(|clock| clock.unix());
+        let retry_after = head.headers.get(header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|value| patience(value, head.headers.get(header::DATE), now));
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         let said = body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
         Ok(Reply { status: head.status, retry_after, said })
@@ -169,10 +181,23 @@ fn read_answer(reply: &Reply, intent: &Intent) -> Result<Answer, LedgerError> {
     }
 }
 
-/// `Retry-After` in seconds; the form with a date would need a clock that agrees with the ledger's.
-fn seconds(value: &HeaderValue) -> Option<Duration> {
-    let seconds = value.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+/// `Retry-After`, in seconds or as a date, which is counted from the answer's own `Date` or from `now`.
+fn patience(
+    value: &HeaderValue,
+    date: Option<&HeaderValue>,
+    now: impl FnOnce() -> Option<Duration>,
+) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    let patience = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => unix(value)?.saturating_sub(date.and_then(unix).or_else(now)?),
+    };
+    Some(patience.min(RETRY_AFTER_MAX))
+}
+
+/// The time that a header says, since 1970.
+fn unix(value: &HeaderValue) -> Option<Duration> {
+    httpdate::parse_http_date(value.to_str().ok()?.trim()).ok()?.duration_since(UNIX_EPOCH).ok()
 }
 
 impl Ledger for HttpLedger {
@@ -243,11 +268,30 @@ mod tests {
     }
 
     #[test]
-    fn patience_is_bounded() {
-        let check = |text: &'static str, expect| assert_eq!(seconds(&HeaderValue::from_static(text)), expect);
-        check("2", Some(Duration::from_secs(2)));
-        check("99999999999", Some(RETRY_AFTER_MAX));
-        check("Wed, 21 Oct 2026 07:28:00 GMT", None);
-        check("-1", None);
+    fn patience_is_bounded_and_told_in_seconds_or_as_a_date() {
+        let header = HeaderValue::from_static;
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let date = header("Wed, 21 Oct 2026 07:28:00 GMT");
+        let ours = || Some(Duration::from_secs(1_792_567_600));
+        let check =
+            |text: &'static str, date: Option<&HeaderValue>, now: fn() -> Option<Duration>, expect| {
+                assert_eq!(patience(&header(text), date, now), expect, "{text}");
+            };
+        check("2", None, || None, seconds(2));
+        check(" 120 ", None, || None, seconds(120));
+        check("99999999999", None, || None, Some(RETRY_AFTER_MAX));
+        // Each of the three forms that a date may have, by the ledger's clock.
+        check("Wed, 21 Oct 2026 07:28:05 GMT", Some(&date), || None, seconds(5));
+        check("Wednesday, 21-Oct-26 07:29:00 GMT", Some(&date), || None, seconds(60));
+        check("Wed Oct 21 07:28:01 2026", Some(&date), ours, seconds(1));
+        check("Thu, 22 Oct 2026 07:28:00 GMT", Some(&date), || None, Some(RETRY_AFTER_MAX));
+        check("Wed, 21 Oct 2026 07:27:00 GMT", Some(&date), || None, seconds(0));
+        // By ours, where the ledger has not said its own.
+        check("Wed, 21 Oct 2026 07:28:05 GMT", None, || Some(Duration::from_secs(1_792_567_683)), seconds(2));
+        check("Wed, 21 Oct 2026 07:28:05 GMT", Some(&header("yesterday")), ours, seconds(85));
+        check("Wed, 21 Oct 2026 07:28:05 GMT", None, || None, None);
+        for wrong in ["-1", "1.5", "soon", "", "Wed, 32 Oct 2026 07:28:00 GMT"] {
+            check(wrong, Some(&date), ours, None);
+        }
     }
 }

@@ -3,15 +3,17 @@
 //! The law of every backend: (tenant, epoch) settles at most once; the same run key again is a dup with the
 //! stored values; another run key is a conflict with the stored values. An error says as data what may have
 //! happened, and only [`Verdict::Retry`] and [`Verdict::Refused`] claim that nothing did. One conformance
-//! suite (`tests/conformance.rs`) runs on each backend.
+//! suite ([`conformance`](crate::conformance)) runs on each backend.
 
 mod embedded;
 mod http;
+mod postgres;
 mod url;
 
-pub use embedded::{EmbeddedLedger, LEDGER_FILE};
+pub use embedded::{EmbeddedLedger, LEDGER_FILE, PAGE_MAX};
 pub use http::HttpLedger;
-pub use url::{LedgerUrl, LedgerUrlError};
+pub use postgres::PostgresLedger;
+pub use url::{LedgerUrl, LedgerUrlError, PostgresUrl, shown};
 
 use rewarder_model::world::BoxFuture;
 use rewarder_model::{Cid, Intent};

@@ -1,111 +1,179 @@
-//! What every ledger does. A new backend adds one test at the foot and passes whole.
+//! The conformance suite on the ledgers that need nothing but this process, and what is particular to each.
 
 use super::peer::Peer;
 use super::world::{HandClock, HastyClock, intent};
+use crate::conformance::{self, Bed, record};
 use crate::ledger::*;
-use rewarder_model::{Cid, Intent};
+use rewarder_model::Intent;
+use rewarder_model::world::BoxFuture;
 use std::sync::Arc;
+use tempfile::TempDir;
 
-fn stored(intent: &Intent) -> Record {
-    Record { run_key: intent.run_key, commitment: intent.commitment }
+/// An embedded ledger; on disk, a crash leaves the file as it is while the ledger has it open.
+struct Embedded {
+    dir: Option<TempDir>,
+    ledger: EmbeddedLedger,
 }
 
-async fn conformance(ledger: Arc<dyn Ledger>) {
-    let first = intent(1);
-    ledger.probe().await.unwrap();
-    assert_eq!(ledger.lookup(&first.run_key).await.unwrap(), None);
-    assert_eq!(ledger.submit(&first).await.unwrap(), Answer::Accepted);
-    assert_eq!(ledger.lookup(&first.run_key).await.unwrap(), Some(stored(&first)));
+impl Embedded {
+    async fn start(dir: Option<TempDir>) -> Self {
+        let path = dir.as_ref().map(|dir| dir.path());
+        let ledger = EmbeddedLedger::open(path, &HandClock::new()).await.unwrap();
+        Self { dir, ledger }
+    }
+}
 
-    // The same run again, also with another commitment: the stored values, never the sent ones.
-    assert_eq!(ledger.submit(&first).await.unwrap(), Answer::Dup(stored(&first)));
-    let forged = Intent { commitment: Cid::of(b"forged"), ..first.clone() };
-    assert_eq!(ledger.submit(&forged).await.unwrap(), Answer::Dup(stored(&first)));
+fn all(ledger: &EmbeddedLedger) -> Vec<Intent> {
+    let mut all: Vec<Intent> = Vec::new();
+    loop {
+        let after = all.last().map(|intent| (&intent.tenant, &intent.epoch_id));
+        // A page that is not the largest, so that the turn of pages is walked over.
+        let page = ledger.page(None, after, 37).unwrap();
+        if page.is_empty() {
+            assert_eq!(all.len() as u64, ledger.count().unwrap());
+            return all;
+        }
+        all.extend(page);
+    }
+}
 
-    // Another run of the same epoch: a conflict, and it is nowhere afterwards.
-    let rival = Intent { run_key: Cid::of(b"rival"), commitment: Cid::of(b"rival"), ..first.clone() };
-    assert_eq!(ledger.submit(&rival).await.unwrap(), Answer::Conflict(stored(&first)));
-    assert_eq!(ledger.lookup(&rival.run_key).await.unwrap(), None);
-
-    // The settlement key is (tenant, epoch): the epoch of another tenant, and another epoch, are free.
-    let neighbour = Intent { tenant: "other".parse().unwrap(), ..rival.clone() };
-    assert_eq!(ledger.submit(&neighbour).await.unwrap(), Answer::Accepted);
-    assert_eq!(ledger.submit(&intent(2)).await.unwrap(), Answer::Accepted);
-    // Epochs and tenants that would run together without a boundary.
-    for (n, (tenant, epoch)) in [("a", "b1"), ("a-b", "1"), ("a", "B1")].into_iter().enumerate() {
-        let near = Intent {
-            tenant: tenant.parse().unwrap(),
-            epoch_id: epoch.parse().unwrap(),
-            ..intent(100 + n as u64)
-        };
-        assert_eq!(ledger.submit(&near).await.unwrap(), Answer::Accepted);
+impl Bed for Embedded {
+    fn client(&self) -> Arc<dyn Ledger> {
+        Arc::new(self.ledger.clone())
     }
 
-    // A run key that stands under another epoch settles nothing.
-    let moved = Intent { epoch_id: "elsewhere".parse().unwrap(), ..first.clone() };
-    assert_eq!(ledger.submit(&moved).await.unwrap_err().verdict, Verdict::Refused);
+    fn settlements(&self) -> BoxFuture<'_, Vec<Intent>> {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { tokio::task::spawn_blocking(move || all(&ledger)).await.unwrap() })
+    }
 
-    // Two runs of one epoch, eight times each, at once: one settles.
-    let runs: Vec<_> = (0..16)
-        .map(|n| {
-            let name = format!("twin run {}", n % 2);
-            let run = Intent {
-                run_key: Cid::of(name.as_bytes()),
-                commitment: Cid::of(name.as_bytes()),
-                ..intent(3)
-            };
-            let ledger = ledger.clone();
-            tokio::spawn(async move { (run.clone(), ledger.submit(&run).await.unwrap()) })
+    fn crash(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let image = tempfile::tempdir().unwrap();
+            let old = self.dir.as_ref().unwrap().path().join(LEDGER_FILE);
+            std::fs::copy(old, image.path().join(LEDGER_FILE)).unwrap();
+            *self = Self::start(Some(image)).await;
         })
-        .collect();
-    let mut answers = Vec::new();
-    for run in runs {
-        answers.push(run.await.unwrap());
     }
-    let winners: Vec<_> = answers.iter().filter(|(_, answer)| *answer == Answer::Accepted).collect();
-    assert_eq!(winners.len(), 1);
-    let winner = stored(&winners[0].0);
-    let expected = |run: &Intent| {
-        if run.run_key == winner.run_key { Answer::Dup(winner) } else { Answer::Conflict(winner) }
-    };
-    assert_eq!(answers.iter().filter(|(run, answer)| *answer == expected(run)).count(), 15);
+
+    fn is_durable(&self) -> bool {
+        self.dir.is_some()
+    }
+
+    fn clients_survive(&self) -> bool {
+        false
+    }
 }
 
-#[tokio::test]
+/// The HTTP client against a ledger in memory behind a real socket.
+struct Http(Peer);
+
+impl Bed for Http {
+    fn client(&self) -> Arc<dyn Ledger> {
+        Arc::new(HttpLedger::new(&self.0.url))
+    }
+
+    fn settlements(&self) -> BoxFuture<'_, Vec<Intent>> {
+        Box::pin(async { all(&self.0.ledger) })
+    }
+
+    fn crash(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn is_durable(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn embedded_in_memory() {
-    conformance(Arc::new(EmbeddedLedger::open(None, &HandClock::new()).await.unwrap())).await;
+    conformance::whole(&mut Embedded::start(None).await).await;
 }
 
-#[tokio::test]
-async fn embedded_on_disk_survives_a_restart_and_a_crash() {
-    let dir = tempfile::tempdir().unwrap();
-    let ledger = EmbeddedLedger::open(Some(dir.path()), &HandClock::new()).await.unwrap();
-    conformance(Arc::new(ledger.clone())).await;
-    let count = ledger.count().unwrap();
-    // What `kill -9` leaves: the file as it is now, while the ledger has it open.
-    let image = tempfile::tempdir().unwrap();
-    std::fs::copy(dir.path().join(LEDGER_FILE), image.path().join(LEDGER_FILE)).unwrap();
-    drop(ledger);
-    for dir in [dir, image] {
-        let ledger = EmbeddedLedger::open(Some(dir.path()), &HandClock::new()).await.unwrap();
-        assert_eq!(ledger.count().unwrap(), count);
-        assert_eq!(ledger.submit(&intent(1)).await.unwrap(), Answer::Dup(stored(&intent(1))));
-        let first = intent(1);
-        assert_eq!(ledger.settlement(&first.tenant, &first.epoch_id).unwrap(), Some(first));
-    }
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embedded_on_disk() {
+    conformance::whole(&mut Embedded::start(Some(tempfile::tempdir().unwrap())).await).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http() {
-    let peer = Peer::start().await;
-    conformance(Arc::new(HttpLedger::new(&peer.url))).await;
+    conformance::whole(&mut Http(Peer::start().await)).await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_not_there_has_settled_nothing() {
     let nobody = HttpLedger::new("http://127.0.0.1:1");
-    assert_eq!(
-        nobody.submit(&intent(1)).await.unwrap_err().verdict,
-        Verdict::Retry,
-        "nothing left the machine"
-    );
+    assert_eq!(nobody.submit(&intent(1)).await.unwrap_err().verdict, Verdict::Retry);
     assert!(nobody.probe().await.is_err());
+}
+
+#[tokio::test]
+async fn pages_are_in_order_and_of_one_tenant() {
+    let ledger = Embedded::start(None).await.ledger;
+    let names = [("a", "1"), ("a", "2"), ("a", "10"), ("a-", "0"), ("b", "1")];
+    for (n, (tenant, epoch)) in names.into_iter().enumerate() {
+        let tenant = tenant.parse().unwrap();
+        let one = Intent { tenant, epoch_id: epoch.parse().unwrap(), ..intent(n as u64) };
+        assert_eq!(ledger.submit(&one).await.unwrap(), Answer::Accepted);
+    }
+    let check = |tenant: Option<&str>, after: Option<(&str, &str)>, limit, expect: &[(&str, &str)]| {
+        let tenant = tenant.map(|tenant| tenant.parse().unwrap());
+        let after = after.map(|(tenant, epoch)| (tenant.parse().unwrap(), epoch.parse().unwrap()));
+        let after = after.as_ref().map(|(tenant, epoch)| (tenant, epoch));
+        let page = ledger.page(tenant.as_ref(), after, limit).unwrap();
+        let seen: Vec<_> = page.iter().map(|i| (i.tenant.as_str(), i.epoch_id.as_str())).collect();
+        assert_eq!(seen, expect);
+    };
+    let sorted = [("a", "1"), ("a", "10"), ("a", "2"), ("a-", "0"), ("b", "1")];
+    check(None, None, 9, &sorted);
+    check(None, None, 2, &sorted[..2]);
+    check(None, Some(("a", "10")), 9, &sorted[2..]);
+    check(Some("a"), None, 9, &sorted[..3]);
+    check(Some("a"), Some(("a", "1")), 1, &sorted[1..2]);
+    check(Some("a-"), Some(("a", "1")), 9, &sorted[3..4]);
+    check(Some("a"), Some(("b", "1")), 9, &[]);
+    check(Some("c"), None, 9, &[]);
+}
+
+/// While the disk stands still nobody waits beyond the bound, and who has gone away is not settled.
+#[tokio::test]
+async fn the_desk_is_bounded_and_forgets_who_has_gone() {
+    let ledger = Embedded::start(None).await.ledger;
+    let still = ledger.hold_the_disk();
+    let (first, many) = (intent(0), (1..=17_000).map(intent).collect::<Vec<_>>());
+    let mut waiting = vec![ledger.submit(&first)];
+    still.begun().await;
+    let mut turned_away = 0;
+    for intent in &many {
+        let mut submission = ledger.submit(intent);
+        match futures_now(&mut submission) {
+            Some(Err(error)) => {
+                assert_eq!(error.verdict, Verdict::Retry);
+                assert!(error.retry_after.is_some());
+                turned_away += 1;
+            }
+            Some(Ok(answer)) => panic!("{answer:?} from a disk that stands still"),
+            None => waiting.push(submission),
+        }
+    }
+    assert!(turned_away > 0 && turned_away < many.len());
+    // All but the first give up, the last one excepted.
+    let last = waiting.pop().unwrap();
+    waiting.truncate(1);
+    drop(still);
+    assert_eq!(waiting.pop().unwrap().await.unwrap(), Answer::Accepted);
+    assert_eq!(last.await.unwrap(), Answer::Accepted);
+    assert_eq!(ledger.count().unwrap(), 2);
+    assert_eq!(ledger.submit(&intent(1)).await.unwrap(), Answer::Accepted);
+}
+
+fn futures_now<T>(future: &mut BoxFuture<'_, T>) -> Option<T> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match future.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(value) => Some(value),
+        std::task::Poll::Pending => None,
+    }
 }
 
 #[tokio::test]
@@ -127,4 +195,9 @@ async fn a_ledger_in_use_says_by_whom() {
         tokio::task::yield_now().await;
     }
     opening.await.unwrap().unwrap();
+    let ledger = EmbeddedLedger::open(Some(dir.path()), &HandClock::new()).await.unwrap();
+    let first = intent(1);
+    assert_eq!(ledger.submit(&first).await.unwrap(), Answer::Accepted);
+    assert_eq!(ledger.settlement(&first.tenant, &first.epoch_id).unwrap(), Some(first.clone()));
+    assert_eq!(ledger.lookup(&first.run_key).await.unwrap(), Some(record(&first)));
 }

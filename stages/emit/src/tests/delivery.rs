@@ -32,6 +32,22 @@ fn disk(dir: &Path) -> Arc<dyn Disk> {
     Arc::new(RealDisk::new(dir).unwrap())
 }
 
+/// The thread that wrote for a spool of before may hold it for a moment that these clocks do not show.
+async fn open_spool(
+    dir: Option<&Path>,
+    config: QuarantineConfig,
+    clock: &dyn Clock,
+    spawn: Arc<Tokio>,
+) -> Spool {
+    for _ in 0..1000 {
+        match Spool::open(dir.map(disk), config, clock, spawn.clone()).await {
+            Err(SpoolError::InUse) => std::thread::sleep(Duration::from_millis(5)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the spool of before is still held");
+}
+
 async fn deliverer_with(
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
@@ -40,7 +56,7 @@ async fn deliverer_with(
     breaker: BreakerConfig,
 ) -> Arc<Deliverer> {
     let spawn = Arc::new(Tokio);
-    let spool = Spool::open(dir.map(disk), config, &*clock, spawn.clone()).await.unwrap();
+    let spool = open_spool(dir, config, &*clock, spawn.clone()).await;
     let latch = Arc::new(Latch::open(dir.map(disk), Arc::new(Audit::open(dir.map(disk)).unwrap())).unwrap());
     let around = Surroundings { ledger, spool, latch, clock, entropy: Arc::new(Dice::new(7)), spawn };
     let config = DeliveryConfig { backoff_max: Duration::from_millis(50), ..DeliveryConfig::default() };
