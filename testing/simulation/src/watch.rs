@@ -86,8 +86,8 @@ struct Seen {
     again: BTreeSet<u64>,
     /// The last of those: run, when its attempt ended.
     last_again: Option<(Cid, Duration)>,
-    /// The last entry of the quarantine that was tried by anybody.
-    last_pending: Option<Cid>,
+    /// When an emission of an entry of the quarantine began, by anybody.
+    pending_began: BTreeMap<u64, Duration>,
     /// Most entries that were there at the start, before the present limit.
     entries_at_start: u64,
 }
@@ -132,7 +132,7 @@ impl Watch {
             dropped: BTreeSet::new(),
             again: BTreeSet::new(),
             last_again: None,
-            last_pending: None,
+            pending_began: BTreeMap::new(),
             entries_at_start: 0,
         };
         Self { world, verdict, seen: Arc::new(Mutex::new(seen)) }
@@ -162,7 +162,8 @@ impl Watch {
         seen.delivering.clear();
         seen.again.clear();
         seen.patience.clear();
-        (seen.last_again, seen.last_pending) = (None, None);
+        seen.last_again = None;
+        seen.pending_began.clear();
         drop(seen);
         drop(deliverer);
     }
@@ -314,10 +315,16 @@ impl Watch {
                 }
             }
             Some((seq, State::Pending)) => {
+                let began = seen
+                    .pending_began
+                    .get(&seq)
+                    .copied()
+                    .filter(|began| now < *began + seen.settings.delivery.deadline);
+                let goes_on = began.is_some();
+                seen.pending_began.insert(seq, began.unwrap_or(now));
                 if !handed {
                     again = true;
                     // An emission under way goes on.
-                    let goes_on = seen.last_pending == Some(*run_key);
                     if !goes_on && pending.iter().any(|older| *older < seq && !seen.again.contains(older)) {
                         broken("began before an older one's turn");
                     }
@@ -333,7 +340,6 @@ impl Watch {
                     }
                 }
                 seen.again.insert(seq);
-                seen.last_pending = Some(*run_key);
             }
         }
         let silence = seen.silences;
