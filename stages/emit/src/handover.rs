@@ -157,6 +157,79 @@ impl Handover {
         run_key: &Cid,
     ) -> Result<bool, HandoverError> {
         let Some(runs) = &self.runs else { return Ok(false) };
+        let _handing = self.deliverer.handing.lock().await;
+        let kept = deliverer.blocking(move || runs.keep_delivery(&tenant, &run_key, &json)).await;
+                if let Err(error) = kept.map_err(HandoverError::from).and_then(|kept| kept.map_err(HandoverError::from)) {
+                    tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
+                }
+            })
+        });
+    }
+
+    /// Claims the epoch and delivers the intent. The caller may go away once the intent is with delivery.
+    ///
+    /// # Errors
+    /// See [`HandoverError`]; an [`Outcome::Conflict`] is none, though the claim is given back for it.
+    pub async fn deliver(&self, intent: Intent) -> Result<Delivered, HandoverError> {
+        self.hand(intent, false).await
+    }
+
+    async fn hand(&self, intent: Intent, promised: bool) -> Result<Delivered, HandoverError> {
+        let Some(runs) = &self.runs else { return Ok(self.deliverer.deliver(intent).await?) };
+        let of = intent.clone();
+        let (claim, before) = self
+            .ask(runs, move |runs| {
+                let claim = if plant::is("claim_left_out") {
+                    Claim::Claimed
+                } else {
+                    runs.claim(&of.tenant, &of.epoch_id, &of.run_key)?
+                };
+                Ok((claim, claim == Claim::Same || runs.delivery(&of.tenant, &of.run_key)?.is_some()))
+            })
+            .await?;
+        if let Claim::Conflict(other) = claim {
+            return Err(HandoverError::Conflict(other));
+        }
+        let delivered = if promised {
+            self.deliverer.deliver_promised(intent.clone()).await
+        } else if before && !plant::is("repetition_forgets_to_ask") {
+            self.deliverer.deliver_again(intent.clone()).await
+        } else {
+            self.deliverer.deliver(intent.clone()).await
+        };
+        let nothing_sent = match &delivered {
+            Ok(delivered) => {
+                // One that waits for an operator keeps its claim until then.
+                matches!(delivered.outcome, Outcome::Conflict(_))
+                    && !promised
+                    && !plant::is("conflict_keeps_the_claim")
+            }
+            // A claim that stood before may belong to an intent in quarantine and stays.
+            Err(EmitError::Latched(_) | EmitError::SpoolFull) => {
+                claim == Claim::Claimed || plant::is("claim_given_back_too_early")
+            }
+            Err(_) => false,
+        };
+        if nothing_sent {
+            self.ask(runs, move |runs| runs.unclaim(&intent.tenant, &intent.epoch_id, &intent.run_key))
+                .await?;
+        }
+        Ok(delivered?)
+    }
+
+    /// Brings what a crash has left of a claim to an end: delivers a run whose delivery was promised and is not under way
+    /// (never recorded, or recorded as held while the spool does not know it), and gives the claim of one back that is
+    /// over without a settlement. True if the run was delivered.
+    ///
+    /// # Errors
+    /// As for any delivery.
+    pub async fn redeliver(
+        &self,
+        tenant: &TenantId,
+        epoch: &EpochId,
+        run_key: &Cid,
+    ) -> Result<bool, HandoverError> {
+        let Some(runs) = &self.runs else { return Ok(false) };
         let _handing = match plant::is("drop_beside_redelivery") {
             true => None,
             false => Some(self.deliverer.handing.lock().await),

@@ -87,5 +87,4 @@ pub const ALL: &[&str] = &[
     "repetition_forgets_to_ask",
     "redelivery_left_out",
     "recovery_gives_up",
-    "drop_beside_redelivery",
 ];
