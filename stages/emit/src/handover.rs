@@ -12,6 +12,8 @@
 //! 4. **A run that was claimed or recorded before may have been sent before**, also one that an operator has dropped: the
 //!    ledger is asked first.
 //!
+//! 5. **One at a time.** Handing over, bringing to an end and dropping take turns by run (`turns`).
+//!
 //! Why not within [`Deliverer`]: a batch job delivers without a store, and a spool that knew of runs would have two laws.
 
 use crate::delivery::{Delivered, Deliverer, Outcome};
@@ -98,8 +100,14 @@ impl Handover {
     /// # Errors
     /// See [`HandoverError`]; an [`Outcome::Conflict`] is none, though the claim is given back for it.
     pub async fn deliver(&self, intent: Intent) -> Result<Delivered, HandoverError> {
+        let _turn = match &self.runs {
+            Some(_) => Some(self.deliverer.turns.take(&intent.run_key).await),
+            None => None,
+        };
         self.hand(intent, false).await
     }
+
+    /// Whoever calls this has the run's turn.
 
     async fn hand(&self, intent: Intent, promised: bool) -> Result<Delivered, HandoverError> {
         let Some(runs) = &self.runs else { return Ok(self.deliverer.deliver(intent).await?) };
@@ -157,7 +165,7 @@ impl Handover {
         run_key: &Cid,
     ) -> Result<bool, HandoverError> {
         let Some(runs) = &self.runs else { return Ok(false) };
-        let _handing = self.deliverer.handing.lock().await;
+        let _turn = self.deliverer.turns.take(run_key).await;
         let kept = self.deliverer.spool().state(run_key).is_some();
         let (tenant, epoch, run_key) = (tenant.clone(), epoch.clone(), *run_key);
         let open = self
@@ -242,7 +250,8 @@ impl Handover {
     /// # Errors
     /// As [`Deliverer::drop_entry`], and of whoever keeps the runs.
     pub async fn drop_entry(&self, seq: u64, reason: String) -> Result<Option<Entry>, HandoverError> {
-        let _handing = self.deliverer.handing.lock().await;
+        let Some(entry) = self.deliverer.spool().show(seq) else { return Ok(None) };
+        let _turn = self.deliverer.turns.take(&entry.intent.run_key).await;
         let Some(entry) = self.deliverer.drop_entry(seq, reason).await? else { return Ok(None) };
         let Some(runs) = &self.runs else { return Ok(Some(entry)) };
         let (intent, record) = (entry.intent.clone(), Delivered::dropped(&entry));

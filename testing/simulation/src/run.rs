@@ -526,13 +526,14 @@ async fn drop_entry(scene: &Scene, slot: &Slot, handover: &Handover, entry: &Ent
         unreasoned(scene, &handover.deliverer().drop_entry(entry.seq, String::new()).await);
     }
     scene.dropped().insert(run_key);
+    let handed = slot.watch.handed(&run_key);
     let reason = scene.reason();
     let result = handover.drop_entry(entry.seq, reason.clone()).await;
     scene.world.note("entry dropped", || format!("{} {result:?}", entry.seq));
     if let Ok(Some(_)) = result {
         slot.acted("drop", run_key.to_string(), reason);
         if !scene.plan.rot {
-            slot.watch.dropped(&run_key);
+            slot.watch.dropped(&run_key, handed);
         }
     }
 }

@@ -82,12 +82,14 @@ struct Seen {
     recovering: bool,
     /// Runs that an operator has dropped, and nobody has handed over since.
     dropped: BTreeSet<Cid>,
+    /// How often somebody has handed a run over.
+    handed: BTreeMap<Cid, u64>,
     /// Entries of the quarantine that were sent again since the start.
     again: BTreeSet<u64>,
     /// The last of those: run, when its attempt ended.
     last_again: Option<(Cid, Duration)>,
-    /// When an emission of an entry of the quarantine began, by anybody.
-    pending_began: BTreeMap<u64, Duration>,
+    /// When an entry of the quarantine was last tried, by anybody.
+    pending_tried: BTreeMap<u64, Duration>,
     /// Most entries that were there at the start, before the present limit.
     entries_at_start: u64,
 }
@@ -130,9 +132,10 @@ impl Watch {
             delivering: BTreeMap::new(),
             recovering: false,
             dropped: BTreeSet::new(),
+            handed: BTreeMap::new(),
             again: BTreeSet::new(),
             last_again: None,
-            pending_began: BTreeMap::new(),
+            pending_tried: BTreeMap::new(),
             entries_at_start: 0,
         };
         Self { world, verdict, seen: Arc::new(Mutex::new(seen)) }
@@ -163,7 +166,7 @@ impl Watch {
         seen.again.clear();
         seen.patience.clear();
         seen.last_again = None;
-        seen.pending_began.clear();
+        seen.pending_tried.clear();
         drop(seen);
         drop(deliverer);
     }
@@ -182,14 +185,21 @@ impl Watch {
     pub fn delivering(&self, run_key: &Cid, begins: bool) {
         let mut seen = self.seen();
         seen.dropped.remove(run_key);
+        *seen.handed.entry(*run_key).or_default() += u64::from(begins);
         let count = seen.delivering.entry(*run_key).or_default();
         *count = if begins { *count + 1 } else { count.saturating_sub(1) };
     }
 
-    /// An operator was told that a run is dropped.
-    pub fn dropped(&self, run_key: &Cid) {
+    /// How often a run was handed over.
+    pub fn handed(&self, run_key: &Cid) -> u64 {
+        self.seen().handed.get(run_key).copied().unwrap_or(0)
+    }
+
+    /// An operator was told that a run is dropped, which had been handed over so often before.
+    pub fn dropped(&self, run_key: &Cid, handed: u64) {
         let mut seen = self.seen();
-        if seen.delivering.get(run_key).is_none_or(|count| *count == 0) {
+        let again = seen.delivering.get(run_key).is_some_and(|count| *count > 0);
+        if !again && seen.handed.get(run_key).copied().unwrap_or(0) == handed {
             seen.dropped.insert(*run_key);
         }
     }
@@ -315,13 +325,8 @@ impl Watch {
                 }
             }
             Some((seq, State::Pending)) => {
-                let began = seen
-                    .pending_began
-                    .get(&seq)
-                    .copied()
-                    .filter(|began| now < *began + seen.settings.delivery.deadline);
-                let goes_on = began.is_some();
-                seen.pending_began.insert(seq, began.unwrap_or(now));
+                let before = seen.pending_tried.insert(seq, now);
+                let goes_on = before.is_some_and(|before| now < before + seen.settings.delivery.deadline);
                 if !handed {
                     again = true;
                     // An emission under way goes on.
@@ -391,6 +396,7 @@ impl Drop for Attempt {
         if took > seen.settings.delivery.attempt {
             self.watch.verdict.broken(|| format!("a {} took {took:?}", self.what));
         }
+        let good_probe = self.ok && took < seen.settings.breaker.exit_p95;
         match (seen.silence, self.ok, self.run_key) {
             (Silence::None, true, _) => seen.failures = 0,
             (Silence::None, false, _) if open => {}
@@ -401,12 +407,15 @@ impl Drop for Attempt {
                     seen.silences += 1;
                 }
             }
-            (Silence::Whole(good), true, None) if good + 1 >= GOOD_PROBES => {
+            (Silence::Whole(good), _, None) if good_probe && good + 1 >= GOOD_PROBES => {
                 seen.silence = Silence::Half(now)
             }
-            (Silence::Whole(good), ok, None) => seen.silence = Silence::Whole(if ok { good + 1 } else { 0 }),
+            (Silence::Whole(good), _, None) => {
+                seen.silence = Silence::Whole(if good_probe { good + 1 } else { 0 });
+            }
             (Silence::Half(since), false, _)
-                if now.saturating_sub(since) < seen.settings.breaker.exit_after =>
+                // A drill keeps the breaker open for longer than is seen from here.
+                if !open && now.saturating_sub(since) < seen.settings.breaker.exit_after =>
             {
                 (seen.silence, seen.under_way) = (Silence::Whole(0), 0);
                 seen.silences += 1;

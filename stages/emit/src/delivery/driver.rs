@@ -18,6 +18,7 @@ use crate::ledger::{Ledger, LedgerError, Record, Verdict};
 use crate::metrics::Meters;
 use crate::plant;
 use crate::spool::{Entry, Hold, Spool, State};
+use crate::turns::Turns;
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent, LedgerResult};
 use schemars::JsonSchema;
@@ -39,9 +40,7 @@ pub struct Deliverer {
     pub(crate) reemit: ReemitConfig,
     breaker: Mutex<Breaker>,
     budget: Mutex<Budget>,
-    /// Held by whoever brings a claim to its end: a run that is dropped meanwhile must not be delivered by what was read
-    /// before.
-    pub(crate) handing: tokio::sync::Mutex<()>,
+    pub(crate) turns: Turns,
     /// The ledger wants the quarantine to wait until then.
     patience: Mutex<Duration>,
     /// Runs on their way, and what becomes of them.
@@ -261,7 +260,7 @@ impl Deliverer {
             reemit,
             breaker: Mutex::new(Breaker::new(breaker)),
             budget: Mutex::default(),
-            handing: tokio::sync::Mutex::default(),
+            turns: Turns::default(),
             patience: Mutex::default(),
             flights: Mutex::default(),
             listener: OnceLock::new(),
