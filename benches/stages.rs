@@ -1,8 +1,8 @@
 //! Where the time of one epoch goes, against the floor measured in the same rounds.
 //!
-//! `stages SNAPSHOT POLICY [THREADS [ROUNDS]]` prints one line of JSON: the medians of read + BLAKE3 alone, of decode
+//! `stages SNAPSHOT POLICY [THREADS [ROUNDS [alone]]]` prints one line of JSON: the medians of read + BLAKE3 alone, of decode
 //! (verify, score) and of reward (allocate, write, check, seal), in milliseconds; the median of the rounds' ratios; the
-//! peak of resident memory.
+//! peak of resident memory. `alone` leaves the floor out, for a profiler.
 
 use rewarder_decode::{FileSource, Progress, hash};
 use rewarder_model::Policy;
@@ -18,9 +18,10 @@ fn median(values: &mut [f64]) -> f64 {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let (snapshot, policy) =
-        args.next().zip(args.next()).ok_or("usage: stages SNAPSHOT POLICY [THREADS [ROUNDS]]")?;
+        args.next().zip(args.next()).ok_or("usage: stages SNAPSHOT POLICY [THREADS [ROUNDS [alone]]]")?;
     let threads = args.next().map_or(Ok(2), |n| n.parse())?;
     let rounds: usize = args.next().map_or(Ok(9), |n| n.parse())?;
+    let alone = args.next().is_some_and(|word| word == "alone");
     let policy = std::fs::read(policy)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let (mut floors, mut decodes, mut rewards, mut ratios) = (vec![], vec![], vec![], vec![]);
@@ -29,7 +30,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let source = FileSource::new(File::open(&snapshot)?)?;
         let ms = |begun: Instant| begun.elapsed().as_secs_f64() * 1e3;
         let begun = Instant::now();
-        pool.install(|| hash(&source, &Progress::default()))?;
+        if !alone {
+            pool.install(|| hash(&source, &Progress::default()))?;
+        }
         let floor = ms(begun);
         let begun = Instant::now();
         let policy = Policy::parse(&policy)?;

@@ -4,6 +4,7 @@
 //! its default, whether a reload applies it. Unknown keys and impossible values stop the start with a message that names
 //! the key, the value and the fix.
 
+use rewarder_admit::VerifierUrl;
 use rewarder_emit::LedgerUrl;
 use rewarder_flow::{StageConfig, StageOverride};
 use rewarder_model::TenantId;
@@ -81,6 +82,10 @@ macro_rules! value {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count(pub usize);
 
+/// A number of milliseconds, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause(pub u64);
+
 /// A number of milliseconds, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Millis(pub u64);
@@ -95,10 +100,13 @@ value! {
     SocketAddr, "an address and port, such as 127.0.0.1:8080", |t| t.parse().ok();
     Count, "a whole number from 1 to 1000000", |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n)).map(Count);
     Millis, "a number of milliseconds from 1 to 86400000", |t| t.parse().ok().filter(|n| (1..=86_400_000).contains(n)).map(Millis);
+    Pause, "a number of milliseconds from 0 to 3600000", |t| t.parse().ok().filter(|n| *n <= 3_600_000).map(Pause);
     u32, "a whole number from 0 to 1000", |t| t.parse().ok().filter(|n| *n <= 1000);
     u64, "a number of bytes, at least 1024", |t| t.parse().ok().filter(|n| *n >= 1024);
     bool, "true or false", |t| t.parse().ok();
     PathBuf, "a path", |t| (!t.is_empty()).then(|| t.into());
+    Option<PathBuf>, "a path", |t| (!t.is_empty()).then(|| Some(t.into()));
+    VerifierUrl, "local: or http://host:port/path", |t| VerifierUrl::from_str(t).ok();
     LogFormat, "text or json", |t| match t { "text" => Some(LogFormat::Text), "json" => Some(LogFormat::Json), _ => None };
 }
 
@@ -188,7 +196,7 @@ settings! {
     req_body_max_bytes: u64 = 1 << 20, 1 << 20, true;
     /// Most that a compressed body may grow.
     decomp_ratio_max: Count = Count(10), Count(10), true;
-    /// Only post-quantum key exchange and signatures.
+    /// Only post-quantum key exchange (X25519MLKEM768), and attestations with ML-DSA-65 beside Ed25519.
     require_pq_on: bool = false, false, false;
     /// Keep everything in memory and write nothing.
     amnesia_mode: bool = false, true, false;
@@ -202,6 +210,11 @@ settings! {
     store_max_bytes: u64 = 64 << 30, 512 << 20, false;
     /// JSON file of capability keys.
     cap_keys_file: PathBuf = "cap-keys.json".into(), "cap-keys.json".into(), false;
+    /// Who verifies capabilities: `local:`, the keys of `cap_keys_file`, or a service at `http://host:port/path`, which then
+    /// decides alone.
+    cap_verifier_url: VerifierUrl = VerifierUrl::Local, VerifierUrl::Local, false;
+    /// Life of a verdict of that service, after which it is asked again; a reload forgets all.
+    cap_cache_ttl_ms: Millis = Millis(30_000), Millis(30_000), true;
     /// Time for one capability check.
     cap_budget_ms: Millis = Millis(250), Millis(250), true;
     /// Time after which a compute request is answered 202 while the job goes on.
@@ -210,9 +223,26 @@ settings! {
     read_timeout_ms: Millis = Millis(10_000), Millis(10_000), true;
     /// Time in which a peer has to take some part of an answer that waits to be written.
     write_timeout_ms: Millis = Millis(10_000), Millis(10_000), true;
+    /// Least bytes a second of a body that comes in or an answer that goes out, over ten seconds of waiting for the peer.
+    transfer_rate_min_bytes: u64 = 8192, 8192, true;
+    /// Most connections on each port. Where they are short, the oldest that has sent no request yet gives way to the newest.
+    connections_max: Count = Count(8192), Count(1024), true;
     /// Most connections of one IPv4 address or one IPv6 /64 on each port; raise it behind a proxy, whose address is that of
     /// all its clients.
     connections_per_address_max: Count = Count(1024), Count(128), true;
+    /// Certificate chain of `http_addr` in PEM, the service's own first; without it HTTP is spoken in the clear. A reload reads
+    /// the three files again.
+    tls_cert_file: Option<PathBuf> = None, None, false;
+    /// Its private key in PEM.
+    tls_key_file: Option<PathBuf> = None, None, false;
+    /// Issuers of client certificates in PEM; without it no client is asked for one. Which capability needs one stands in it
+    /// (`client_cert`).
+    tls_client_ca_file: Option<PathBuf> = None, None, false;
+    /// Time for a TLS handshake.
+    tls_handshake_timeout_ms: Millis = Millis(5000), Millis(5000), true;
+    /// Time between the signal to stop and the first refused job: `readyz` is 503 already and everything is served, so that a load
+    /// balancer can send its clients elsewhere.
+    drain_notice_ms: Pause = Pause(0), Pause(0), true;
     /// Time for jobs under way when the service is told to stop.
     drain_deadline_ms: Millis = Millis(25_000), Millis(10_000), true;
     /// Most intents held in quarantine.
@@ -231,6 +261,8 @@ settings! {
     brownout_probe_ms: Millis = Millis(1000), Millis(1000), true;
     /// Answer dry runs while emission is latched off.
     latched_dry_runs: bool = true, true, true;
+    /// Allow core dumps and debuggers; the process's memory holds keys.
+    core_dumps: bool = false, false, false;
     /// Text or JSON.
     log_format: LogFormat = LogFormat::Text, LogFormat::Text, false;
 }
@@ -302,6 +334,9 @@ pub struct Stages {
     pub emit: StageConfig,
 }
 
+/// Jobs of a stage beyond one for each thread. Each may hold the memory of an epoch, so it is few.
+const JOBS_BESIDE: usize = 3;
+
 impl Stages {
     /// The names, first to last: the values of the label `stage`.
     pub const NAMES: [&'static str; 4] = ["admit", "decode", "reward", "emit"];
@@ -311,9 +346,10 @@ impl Stages {
         Self {
             // Lookups wait for the disk, not for the processor.
             admit: stage(8, queue.0),
-            // As many jobs as threads: alone a job uses all threads, together they share them.
-            decode: stage(workers.0, 2 * workers.0),
-            reward: stage(workers.0, 2 * workers.0),
+            // Alone a job uses all threads, together they share them. Some more jobs than threads: while one waits for the
+            // disk another computes, and a small one need not wait until a large one has gone.
+            decode: stage(workers.0 + JOBS_BESIDE, 2 * workers.0),
+            reward: stage(workers.0 + JOBS_BESIDE, 2 * workers.0),
             // Delivery waits for the ledger.
             emit: stage(32, 64),
         }
@@ -370,10 +406,18 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// A value as the file would have it.
 fn show<T: fmt::Debug>(value: &T) -> String {
     let text = format!("{value:?}");
     let inner = text.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(&text);
-    inner.trim_matches('"').to_lowercase()
+    if let Some(quoted) = inner.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        // A path or an address, in which capitals count.
+        return quoted.to_owned();
+    }
+    match inner {
+        word if word.contains(':') => word.to_owned(),
+        word => word.to_lowercase(),
+    }
 }
 
 /// What the command line says about settings.
@@ -519,10 +563,18 @@ impl Settings {
                 self.snapshot_max_bytes, self.store_max_bytes
             )));
         }
-        if self.require_pq_on {
-            return Err(ConfigError(
-                "require_pq_on = true cannot be used: this build has no post-quantum key exchange and signatures yet; set it to false".into(),
-            ));
+        for (name, set, other) in [
+            ("tls_cert_file", &self.tls_cert_file, &self.tls_key_file),
+            ("tls_key_file", &self.tls_key_file, &self.tls_cert_file),
+            ("tls_client_ca_file", &self.tls_client_ca_file, &self.tls_cert_file),
+        ] {
+            if let (Some(path), None) = (set, other) {
+                return Err(ConfigError(format!(
+                    "{name} = {} does nothing without {}: set both, or neither",
+                    path.display(),
+                    if name == "tls_cert_file" { "tls_key_file" } else { "tls_cert_file" }
+                )));
+            }
         }
         Ok(())
     }

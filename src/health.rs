@@ -5,6 +5,7 @@ use crate::telemetry::READYZ_DEGRADED;
 use metrics::Gauge;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Why the service is not ready. The words are the label of `readyz_degraded{cause}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +16,8 @@ pub enum Cause {
     LedgerDegraded,
     /// Emission is latched off.
     EmissionLatched,
+    /// The verifier of capabilities has given no answer that counts for as long as a verdict lives.
+    CapCacheCold,
     /// The work queue is above its soft limit.
     QueueSoftLimit,
     /// The quarantine buffer is above its soft limit.
@@ -25,10 +28,11 @@ pub enum Cause {
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Bus,
         Self::LedgerDegraded,
         Self::EmissionLatched,
+        Self::CapCacheCold,
         Self::QueueSoftLimit,
         Self::QuarantineSoftLimit,
         Self::Draining,
@@ -40,6 +44,7 @@ impl Cause {
             Self::Bus => "bus",
             Self::LedgerDegraded => "ledger_degraded",
             Self::EmissionLatched => "emission_latched",
+            Self::CapCacheCold => "cap_cache_cold",
             Self::QueueSoftLimit => "queue_soft_limit",
             Self::QuarantineSoftLimit => "quarantine_soft_limit",
             Self::Draining => "draining",
@@ -55,6 +60,7 @@ pub struct Health {
     /// What the bus has last said: readiness is what a listener of the bus believes, so that a bus that is not listened
     /// to is not ready.
     heard: Mutex<Option<Vec<&'static str>>>,
+    hurry: Notify,
 }
 
 impl Health {
@@ -65,7 +71,7 @@ impl Health {
             gauge.set(0.0);
             gauge
         });
-        Self { bus, gauges, missing: Mutex::new(None), heard: Mutex::new(None) }
+        Self { bus, gauges, missing: Mutex::new(None), heard: Mutex::new(None), hurry: Notify::new() }
     }
 
     /// Sets what is missing; a change is published.
@@ -81,6 +87,16 @@ impl Health {
         tracing::info!(ready = u8::from(missing.is_empty()), missing = words.join(","), "readiness");
         self.bus.publish(unix, Event::Health { ready: missing.is_empty(), missing: words });
         *now = Some(missing);
+    }
+
+    /// Has everything looked at now and not at the next turn.
+    pub fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    /// Waits until somebody is in a hurry.
+    pub async fn hurried(&self) {
+        self.hurry.notified().await;
     }
 
     /// What a listener of the bus was last told; `None` before it was told anything.

@@ -4,9 +4,11 @@ use clap::{Args, Parser, Subcommand};
 use rewarder_flow::Drained;
 use std::process::ExitCode;
 use svc_rewarder::config::{self, ConfigArgs};
+use svc_rewarder::dumps;
 use svc_rewarder::edge::{self, Bound};
 use svc_rewarder::run::{self, RunArgs};
 use svc_rewarder::service::{Service, StartError};
+use svc_rewarder::supervisor::Supervisor;
 use svc_rewarder::telemetry;
 
 /// Takes an epoch's sealed inputs, pays out a pool exactly, proves it, and tells the ledger once.
@@ -64,9 +66,13 @@ fn serve(args: ServeArgs) -> ExitCode {
 }
 
 fn serving(args: ServeArgs) -> Result<Drained, StartError> {
-    let environment = std::env::vars().collect();
+    let environment: config::Environment = std::env::vars().collect();
     let settings = config::load(&args.config, &environment).map_err(|e| StartError(e.to_string()))?;
     telemetry::log(settings.log_format, args.trace_burst);
+    if !settings.core_dumps {
+        dumps::forbid();
+    }
+    let supervisor = Supervisor::of(&environment);
     let metrics = telemetry::metrics().map_err(StartError)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -76,6 +82,6 @@ fn serving(args: ServeArgs) -> Result<Drained, StartError> {
         let bound = Bound::bind(&settings).await?;
         let (service, pipeline) =
             Service::start(settings, (args.config, environment), args.brownout_allow).await?;
-        edge::run(service, pipeline, bound, metrics).await
+        edge::run(service, pipeline, bound, metrics, supervisor).await
     })
 }

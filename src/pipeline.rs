@@ -18,10 +18,11 @@ use crate::run::{RECORD, Record, write_file};
 use crate::table;
 use crate::telemetry::INVARIANT_FAIL_TOTAL;
 use crate::why::Kept;
+use bytes::Bytes;
 use rewarder_admit::check::Pass;
 use rewarder_decode::{Dictionary, Progress, Source};
 use rewarder_emit::{AttestKey, Deliverer, Handover, HandoverError, Outcome as Emitted, is_settled};
-use rewarder_flow::{Door, Pipeline, Pool, Step};
+use rewarder_flow::{Door, Lane, Pipeline, Pool, Step};
 use rewarder_model::world::Clock;
 use rewarder_model::{
     Attestation, Cid, EpochId, Intent, LedgerResult, Manifest, Policy, PolicyId, Reason, Runs,
@@ -33,7 +34,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Parts of a stored run beside its manifest.
@@ -147,6 +148,8 @@ pub struct Done {
     pub timings: Timings,
     /// The result itself, for a caller that keeps no store.
     pub computed: Option<(Outcome, Dictionary)>,
+    /// The answer's bytes, made when the first caller is answered: a run that is told again is told in the same bytes.
+    pub json: OnceLock<Bytes>,
 }
 
 /// Milliseconds by stage.
@@ -205,6 +208,12 @@ impl Done {
         }
     }
 
+    /// What is answered, as JSON.
+    pub fn json(&self) -> Bytes {
+        // Our own answers have string keys and no maps that could fail.
+        self.json.get_or_init(|| serde_json::to_vec(&self.body()).unwrap_or_default().into()).clone()
+    }
+
     /// The same run, told again.
     pub fn again(&self, ledger: LedgerResult) -> Self {
         Self {
@@ -217,6 +226,7 @@ impl Done {
             volatile: false,
             timings: Timings::default(),
             computed: None,
+            json: OnceLock::new(),
         }
     }
 
@@ -262,6 +272,8 @@ pub struct Engine {
     pub bus: Bus,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Told on whose behalf how many bytes of a snapshot are about to be decoded.
+    pub moved: Box<dyn Fn(&TenantId, u64) + Send + Sync>,
 }
 
 /// What travels from stage to stage beside the stage's own data.
@@ -353,6 +365,9 @@ fn parse_policy(bytes: &[u8]) -> Result<Policy, Refusal> {
     Policy::parse(bytes).map_err(|e| Refusal::new(Reason::PolicyInvalid, e.to_string()))
 }
 
+/// Bytes of a row in a snapshot: actor, category, units.
+const ROW_BYTES: u64 = 4 + 1 + 8;
+
 /// Largest part of a run that is read into memory at once, other than the tables.
 const SMALL_PART_BYTES: u64 = 256 * 1024;
 
@@ -424,6 +439,7 @@ impl Engine {
             pass.pool(sealed.manifest.totals.pool_minor_units).map_err(Refusal::from)?;
             return Ok(Found::Stored(Box::new(sealed)));
         }
+        (self.moved)(&tenant, snapshot.len());
         let admits = Box::new(move |header: &SnapshotHeader| {
             if header.tenant != *pass.tenant() {
                 return Err(Refusal::new(
@@ -479,6 +495,7 @@ impl Engine {
         let expected = admitted.expected;
         let scored = self
             .pool
+            .lane(admitted.snapshot.len())
             .run(move || {
                 let Admitted { snapshot, policy, expected, admits } = admitted;
                 epoch::decode(&*snapshot, expected, &*admits, policy, &progress)
@@ -509,7 +526,8 @@ impl Engine {
         };
         let begun = self.clock.monotonic();
         let policy = scored.policy.clone();
-        let computed = self.pool.run(move || epoch::reward(scored)).await.map_err(|e| internal(&e))?;
+        let lane = self.pool.lane(scored.rows.saturating_mul(ROW_BYTES));
+        let computed = lane.run(move || epoch::reward(scored)).await.map_err(|e| internal(&e))?;
         let (outcome, names) = match computed {
             Ok(computed) => computed,
             Err(breach) => return Err(self.breach(breach).await),
@@ -519,13 +537,14 @@ impl Engine {
             None => None,
         };
         let it = self.clone();
-        let sealed = blocking(move || it.seal(outcome, names, attestation, &policy)).await?;
+        let sealed = blocking(move || it.seal(&lane, outcome, names, attestation, &policy)).await?;
         timings.reward = millis(self.clock.monotonic().saturating_sub(begun));
         Ok((request, timings, Box::new(sealed)))
     }
 
     fn seal(
         &self,
+        lane: &Lane,
         outcome: Outcome,
         names: Dictionary,
         attestation: Option<Attestation>,
@@ -538,9 +557,8 @@ impl Engine {
             let mut text = |to: &mut (dyn Write + Send)| {
                 outcome.table.pieces().try_for_each(|piece| to.write_all(piece))
             };
-            let mut arrow = |to: &mut (dyn Write + Send)| {
-                table::write_arrow(&self.pool, &outcome, &names, policy.scale(), to)
-            };
+            let mut arrow =
+                |to: &mut (dyn Write + Send)| table::write_arrow(lane, &outcome, &names, policy.scale(), to);
             store.put_run(
                 &manifest.tenant,
                 &manifest.epoch_id,
@@ -555,7 +573,7 @@ impl Engine {
             )?;
         }
         if let Some(out) = &self.out {
-            self.leave(out, &outcome, &names, policy).map_err(|e| {
+            self.leave(lane, out, &outcome, &names, policy).map_err(|e| {
                 Refusal::new(Reason::Internal, format!("{} cannot be written: {e}", out.dir.display()))
             })?;
         }
@@ -570,7 +588,14 @@ impl Engine {
     }
 
     /// Writes a batch job's files.
-    fn leave(&self, out: &Out, outcome: &Outcome, names: &Dictionary, policy: &Policy) -> io::Result<()> {
+    fn leave(
+        &self,
+        lane: &Lane,
+        out: &Out,
+        outcome: &Outcome,
+        names: &Dictionary,
+        policy: &Policy,
+    ) -> io::Result<()> {
         std::fs::create_dir_all(&out.dir)?;
         let inputs = std::fs::canonicalize(&out.inputs)?;
         let record = Record {
@@ -588,7 +613,7 @@ impl Engine {
                 })
             });
             write_file(&out.dir, part::ARROW, |to| {
-                table::write_arrow(&self.pool, outcome, names, policy.scale(), to)
+                table::write_arrow(lane, outcome, names, policy.scale(), to)
             })?;
             text.join().unwrap_or_else(|_| Err(io::Error::other("the text could not be written")))
         })?;
@@ -644,6 +669,7 @@ impl Engine {
             volatile,
             timings,
             computed,
+            json: OnceLock::new(),
         }))
     }
 

@@ -195,7 +195,7 @@ async fn compute(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let threads = NonZeroUsize::new(settings.concurrency_compute_workers.0).unwrap_or(NonZeroUsize::MIN);
-    let pool = Pool::new(threads).map_err(|e| fault(&e))?;
+    let pool = Pool::of_one_lane(threads).map_err(|e| fault(&e))?;
     let floor = match args.profile_stages {
         true => Some(measure_floor(&pool, &snapshot).await?),
         false => None,
@@ -204,7 +204,7 @@ async fn compute(
     if !args.dry_run {
         deliverer = Some(service::deliverer(settings, &clock, &entropy).await.map_err(|e| fault(&e))?);
         let dir = (!settings.amnesia_mode).then_some(settings.state_dir.as_path());
-        key = Some(AttestKey::open(dir, &*entropy).map_err(|e| fault(&e))?);
+        key = Some(AttestKey::open(dir, &*entropy, settings.require_pq_on).map_err(|e| fault(&e))?);
     }
     let engine = Engine {
         pool,
@@ -218,6 +218,7 @@ async fn compute(
         key,
         bus: Bus::new(),
         clock: clock.clone(),
+        moved: Box::new(|_, _| {}),
     };
     let (entry, stages) = pipeline::start(&Arc::new(engine), &settings.stages);
     let progress = Arc::new(Progress::default());

@@ -6,14 +6,14 @@ use crate::health::Health;
 use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
 use crate::refusal::Refusal;
 use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL};
+use crate::verifier::CapVerifier;
 use crate::world::{Runtime, SystemClock, SystemEntropy};
 use arc_swap::ArcSwap;
 use metrics::{Histogram, counter, histogram};
 use rewarder_admit::check::Pass;
+use rewarder_admit::limiter::COST_BYTES;
 use rewarder_admit::single_flight::Follow;
-use rewarder_admit::{
-    Checker, Inflight, Inside, Keyring, Limiter, Limits, LocalVerifier, SingleFlight, Verifier,
-};
+use rewarder_admit::{Checker, Departures, Inflight, Inside, Limiter, Limits, SingleFlight, Standing, Wish};
 use rewarder_emit::{
     AttestKey, Audit, BreakerConfig, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
     HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, PostgresLedger, QuarantineConfig, ReemitConfig,
@@ -59,27 +59,56 @@ pub struct Service {
     pub engine: Arc<Engine>,
     entry: Entry,
     controls: Controls,
-    verifier: Arc<LocalVerifier>,
+    /// Who verifies capabilities.
+    pub verifier: CapVerifier,
     /// Capability checks.
     pub checker: Checker,
-    limiter: Limiter,
+    limiter: Arc<Limiter>,
+    departures: Departures,
     inflight: Inflight,
     flights: SingleFlight<FlightKey, Answer>,
     recent: Mutex<Recent>,
     jobs: Mutex<Jobs>,
     /// Readiness.
     pub health: Health,
+    /// It was told to stop.
+    leaving: AtomicBool,
+    /// It takes no new jobs.
     draining: AtomicBool,
     latency: Histogram,
-    texts: crate::texts::Texts,
+    explained: crate::explained::Runs,
 }
 
 type FlightKey = (TenantId, Cid, bool);
 
+/// Which run, by what it was asked by: the same three that make its run key, without the hash that it takes to make it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct RecentKey {
+    tenant: TenantId,
+    epoch: EpochId,
+    inputs_cid: Cid,
+    policy_hash: Cid,
+}
+
+/// Answers of finished runs, ready to be told again.
 #[derive(Default)]
 struct Recent {
-    runs: HashMap<(TenantId, Cid), Arc<Done>>,
-    order: VecDeque<(TenantId, Cid)>,
+    runs: HashMap<RecentKey, Arc<Again>, ahash::RandomState>,
+    order: VecDeque<RecentKey>,
+}
+
+/// A finished run as it is told again. A dry run tells nothing about the ledger; a settled run told again is a dup.
+struct Again {
+    wet: Arc<Done>,
+    dry: Arc<Done>,
+}
+
+impl Again {
+    fn of(done: &Done) -> Self {
+        let unpayable = done.manifest.status == Status::Unpayable;
+        let wet = if unpayable { LedgerResult::None } else { LedgerResult::Dup };
+        Self { wet: Arc::new(done.again(wet)), dry: Arc::new(done.again(LedgerResult::None)) }
+    }
 }
 
 /// What is known of a job that left no run, or none yet.
@@ -220,26 +249,6 @@ pub async fn deliverer_with(
     Ok(Deliverer::new(around, delivery, ReemitConfig::default(), breaker(settings)))
 }
 
-/// The verifier as it should be, or, in a build for tests whose environment says `RON_PLANT=silent-verifier`, one that
-/// never answers, as one upstream may.
-fn asked(verifier: &Arc<LocalVerifier>) -> Arc<dyn Verifier> {
-    #[cfg(feature = "plant")]
-    if std::env::var("RON_PLANT").is_ok_and(|fault| fault == "silent-verifier") {
-        struct Silent;
-        impl Verifier for Silent {
-            fn verify<'a>(
-                &'a self,
-                _: &'a str,
-                _: Duration,
-            ) -> BoxFuture<'a, Result<rewarder_admit::Grant, rewarder_admit::Denied>> {
-                Box::pin(std::future::pending())
-            }
-        }
-        return Arc::new(Silent);
-    }
-    verifier.clone()
-}
-
 fn limits(settings: &Settings) -> Limits {
     // Counts are between 1 and a million.
     let rate = |count: config::Count| NonZeroU32::new(count.0 as u32).unwrap_or(NonZeroU32::MIN);
@@ -285,12 +294,10 @@ impl Service {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let dir = state_dir(&settings);
         let deliverer = deliverer(&settings, &clock, &entropy).await?;
-        let key = AttestKey::open(dir, &*entropy)
+        let key = AttestKey::open(dir, &*entropy, settings.require_pq_on)
             .map_err(|e| failed("the attestation key cannot be opened")(&e))?;
         let store = store(&settings)?;
-        let keyring = Keyring::load(&settings.cap_keys_file).map_err(|e| failed("cap_keys_file")(&e))?;
-        log_keys(&keyring);
-        let verifier = Arc::new(LocalVerifier::new(keyring));
+        let verifier = CapVerifier::start(&settings, &clock, &entropy)?;
         let pool = Pool::new(nonzero(settings.concurrency_compute_workers))
             .map_err(|e| failed("the compute pool")(&e))?;
         let bus = Bus::new();
@@ -298,6 +305,8 @@ impl Service {
         if brownout {
             deliverer.begin_drill();
         }
+        let limiter = Arc::new(Limiter::new(limits(&settings), clock.clone()));
+        let charged = limiter.clone();
         let engine = Arc::new(Engine {
             pool,
             store: Some(store),
@@ -306,6 +315,7 @@ impl Service {
             key: Some(key),
             bus: bus.clone(),
             clock: clock.clone(),
+            moved: Box::new(move |tenant, bytes| charged.charge(tenant, bytes / COST_BYTES)),
         });
         if let Some(handover) = engine.handover() {
             handover.keep_records();
@@ -313,17 +323,19 @@ impl Service {
         let (entry, pipeline) = pipeline::start(&engine, &settings.stages);
         let service = Arc::new(Self {
             controls: pipeline.controls(),
-            checker: Checker::new(asked(&verifier), clock.clone(), settings.cap_budget_ms.into()),
+            checker: Checker::new(verifier.asked(), clock.clone(), settings.cap_budget_ms.into()),
             verifier,
-            limiter: Limiter::new(limits(&settings), clock.clone()),
+            limiter,
+            departures: Departures::default(),
             inflight: Inflight::new(nonzero(settings.max_inflight)),
             flights: SingleFlight::new(config::Count(1_000_000).0),
             recent: Mutex::default(),
             jobs: Mutex::default(),
             health: Health::new(bus),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             latency: histogram!(COMPUTE_LATENCY),
-            texts: crate::texts::Texts::default(),
+            explained: crate::explained::Runs::default(),
             settings: ArcSwap::from_pointee(settings),
             origin,
             engine,
@@ -352,6 +364,11 @@ impl Service {
         self.settings.load_full()
     }
 
+    /// Reads some of the settings in force: cheaper than to hold them, for what every request asks.
+    pub fn with_settings<T>(&self, read: impl FnOnce(&Settings) -> T) -> T {
+        read(&self.settings.load())
+    }
+
     /// The clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.engine.clock
@@ -375,9 +392,9 @@ impl Service {
             .ok_or_else(|| Refusal::new(Reason::Internal, "the service has no ledger"))
     }
 
-    /// Canonical texts that were asked for lately.
-    pub fn texts(&self) -> &crate::texts::Texts {
-        &self.texts
+    /// Runs that were explained lately.
+    pub fn explained(&self) -> &crate::explained::Runs {
+        &self.explained
     }
 
     /// The stages' knobs and dials.
@@ -385,31 +402,53 @@ impl Service {
         &self.controls
     }
 
-    /// Whether the service was told to stop.
+    /// Whether the service was told to stop, and clients had better look for another replica.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether the service takes no new jobs any more.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Takes one request's worth from its tenant's bucket.
+    /// Takes one request's worth from its tenant's bucket; where the tenant stands then, in any case.
     ///
     /// # Errors
     /// `tenant_rate` or `over_capacity`, with the time to wait.
-    pub fn rate(&self, tenant: &TenantId) -> Result<(), Refusal> {
-        self.limiter.take(tenant, NonZeroU32::MIN).map_err(refused)
+    pub fn rate(&self, tenant: &TenantId, wish: Wish) -> (Standing, Result<(), Refusal>) {
+        let (standing, taken) = self.limiter.take(tenant, wish);
+        (standing, taken.map_err(refused))
+    }
+
+    /// Charges a tenant for bytes that it has moved, beside its request.
+    pub fn charge(&self, tenant: &TenantId, bytes: u64) {
+        self.limiter.charge(tenant, bytes / COST_BYTES);
+    }
+
+    /// Takes a place of those who look at results.
+    ///
+    /// # Errors
+    /// `over_capacity`.
+    pub fn look(&self, tenant: &TenantId) -> Result<Inside, Refusal> {
+        self.inflight.enter(tenant, Wish::Inspection).map_err(refused)
     }
 
     /// Takes a place among the requests under way.
     ///
     /// # Errors
     /// `over_capacity`, or `draining`.
-    pub fn enter(&self) -> Result<Inside, Refusal> {
+    pub fn enter(&self, tenant: &TenantId) -> Result<Inside, Refusal> {
         if self.is_draining() {
             return Err(Refusal::new(
                 Reason::Draining,
                 "the service is shutting down; send it to another replica",
             ));
         }
-        self.inflight.enter().map_err(refused)
+        self.inflight.enter(tenant, Wish::Work).map_err(|full| {
+            let wait = self.departures.wait(self.inflight.taken(), self.clock().monotonic());
+            refused(full).retry_after(wait)
+        })
     }
 
     /// What is known of a job that has left no run, or none yet.
@@ -417,17 +456,34 @@ impl Service {
         lock(&self.jobs).states.get(&(tenant.clone(), epoch.clone())).cloned()
     }
 
+    /// A run that was answered lately, as it is answered again.
+    ///
+    /// # Errors
+    /// `caveat`: the capability is for smaller pools.
+    pub fn known(&self, ask: &Ask) -> Result<Option<Arc<Done>>, Refusal> {
+        let key = RecentKey {
+            tenant: ask.pass.tenant().clone(),
+            epoch: ask.epoch.clone(),
+            inputs_cid: ask.inputs_cid,
+            policy_hash: ask.policy_hash,
+        };
+        let Some(again) = lock(&self.recent).runs.get(&key).cloned() else { return Ok(None) };
+        let done = if ask.dry_run { &again.dry } else { &again.wet };
+        if done.manifest.policy.id != ask.policy_id {
+            return Ok(None);
+        }
+        ask.pass.pool(done.manifest.totals.pool_minor_units)?;
+        Ok(Some(done.clone()))
+    }
+
     /// Computes a run, or joins its twin that is being computed. The answer comes even if nobody waits for it.
     ///
     /// # Errors
     /// `latched`, `queue_full`, `draining` or `over_capacity`; what the job itself is refused for comes with the answer.
-    pub fn compute(self: &Arc<Self>, ask: Ask, inside: Inside) -> Result<Computing, Refusal> {
-        let Ask { pass, epoch, inputs_cid, policy_id, policy_hash, dry_run, corr_id } = ask;
-        let tenant = pass.tenant().clone();
+    pub fn compute(self: &Arc<Self>, ask: Ask, corr_id: &str, inside: Inside) -> Result<Computing, Refusal> {
+        let Ask { pass, epoch, inputs_cid, policy_id, policy_hash, dry_run } = ask;
+        let (tenant, corr_id) = (pass.tenant().clone(), corr_id.to_owned());
         let key = run_key(&epoch, &policy_hash, &inputs_cid);
-        if let Some(done) = self.remembered(&tenant, &key, &policy_id, dry_run, &pass)? {
-            return Ok(Computing::Known(done));
-        }
         if !dry_run && let Some(latched) = self.deliverer()?.latch().latched() {
             let detail = format!("emission is latched off ({}); only dry runs are answered", latched.reason);
             return Err(Refusal::new(Reason::Latched, detail).retry_after(Duration::from_secs(60)));
@@ -442,7 +498,7 @@ impl Service {
         let joined = self.flights.join((tenant.clone(), key, dry_run)).map_err(refused)?;
         let Some(lead) = joined.lead else {
             // The twin's place is held by the twin; this request keeps its own while it waits.
-            return Ok(Computing::Joined(joined.answer, Some(inside)));
+            return Ok(Computing { answer: joined.answer, _inside: Some(inside) });
         };
         let request = Request { corr_id: corr_id.clone(), dry_run, progress: Arc::default() };
         let inputs =
@@ -457,7 +513,7 @@ impl Service {
                     Reason::QueueFull,
                     "as many jobs wait as WORK_QUEUE_MAX allows; nothing was started",
                 )
-                .retry_after(Duration::from_secs(1)),
+                .retry_after(self.departures.wait(self.entry.depth(), entered)),
                 PushError::Closed(_) => {
                     Refusal::new(Reason::Draining, "the service is shutting down; send it to another replica")
                 }
@@ -472,37 +528,14 @@ impl Service {
             it.finish(&corr_id, job, entered, &answer);
             lead.land(answer);
         });
-        Ok(Computing::Joined(joined.answer, None))
-    }
-
-    /// A run that was answered lately, as it is answered again.
-    fn remembered(
-        &self,
-        tenant: &TenantId,
-        key: &Cid,
-        policy_id: &PolicyId,
-        dry_run: bool,
-        pass: &Pass,
-    ) -> Result<Option<Arc<Done>>, Refusal> {
-        let Some(done) = lock(&self.recent).runs.get(&(tenant.clone(), *key)).cloned() else {
-            return Ok(None);
-        };
-        if done.manifest.policy.id != *policy_id {
-            return Ok(None);
-        }
-        pass.pool(done.manifest.totals.pool_minor_units)?;
-        // A dry run of a settled run tells nothing about the ledger; a settled one told again is a dup.
-        let ledger = if dry_run || done.manifest.status == Status::Unpayable {
-            LedgerResult::None
-        } else {
-            LedgerResult::Dup
-        };
-        Ok(Some(Arc::new(done.again(ledger))))
+        Ok(Computing { answer: joined.answer, _inside: None })
     }
 
     /// Counts, remembers and tells what became of a job.
     fn finish(&self, corr_id: &str, job: (TenantId, EpochId), entered: Duration, answer: &Answer) {
-        let took = self.clock().monotonic().saturating_sub(entered);
+        let now = self.clock().monotonic();
+        self.departures.left(now);
+        let took = now.saturating_sub(entered);
         self.latency.record(took.as_secs_f64());
         let (status, reason) = match answer {
             Ok(done) if done.manifest.status == Status::Unpayable => ("unpayable", "unpayable"),
@@ -526,9 +559,15 @@ impl Service {
         if let Ok(done) = answer
             && (done.ledger != LedgerResult::None || done.manifest.status == Status::Unpayable)
         {
+            let key = RecentKey {
+                tenant: job.0,
+                epoch: job.1,
+                inputs_cid: done.manifest.inputs.cid,
+                policy_hash: done.manifest.policy.hash,
+            };
+            let again = Arc::new(Again::of(done));
             let mut recent = lock(&self.recent);
-            let key = (job.0, done.manifest.run_key);
-            if recent.runs.insert(key.clone(), done.clone()).is_none() {
+            if recent.runs.insert(key.clone(), again).is_none() {
                 recent.order.push_back(key);
                 if recent.order.len() > RECENT_MAX
                     && let Some(oldest) = recent.order.pop_front()
@@ -548,10 +587,7 @@ impl Service {
     pub fn reload(&self) -> Result<(), ConfigError> {
         let (args, environment) = &self.origin;
         let (next, restart_needed) = self.settings().reloaded(config::load(args, environment)?);
-        let keyring =
-            Keyring::load(&next.cap_keys_file).map_err(|e| ConfigError(format!("cap_keys_file: {e}")))?;
-        log_keys(&keyring);
-        self.verifier.reload(keyring);
+        self.verifier.reload(&next)?;
         self.engine
             .pool
             .resize(nonzero(next.concurrency_compute_workers))
@@ -571,6 +607,12 @@ impl Service {
         self.settings.store(Arc::new(next));
         self.bus().publish(self.clock().unix(), Event::ConfigUpdated { restart_needed });
         Ok(())
+    }
+
+    /// Begins to leave: `readyz` says so at once, everything is served as before.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.health.hurry();
     }
 
     /// Stops taking jobs. The pipeline ends when what it holds is done.
@@ -607,15 +649,6 @@ impl Service {
     }
 }
 
-/// Which keys are live: ids and ends, which are no secrets.
-fn log_keys(keyring: &Keyring) {
-    let keys: Vec<String> = keyring
-        .state()
-        .map(|(id, end)| end.map_or_else(|| format!("{id}=no end"), |end| format!("{id}=until {end}")))
-        .collect();
-    tracing::info!(keys = keys.join(", "), revoked = keyring.revoked(), "capability keys are in force");
-}
-
 fn refused(refused: rewarder_admit::Refused) -> Refusal {
     let detail = match refused.reason {
         Reason::TenantRate => "this tenant sends more requests than TENANT_RPS_MAX allows",
@@ -649,27 +682,21 @@ pub struct Ask {
     pub policy_hash: Cid,
     /// Compute only.
     pub dry_run: bool,
-    /// For logs and events.
-    pub corr_id: String,
 }
 
-/// A computation that was asked for.
-pub enum Computing {
-    /// It was answered before.
-    Known(Arc<Done>),
-    /// It runs; the guard is this request's own place, if the job does not hold it.
-    Joined(Follow<Answer>, Option<Inside>),
+/// A computation that runs.
+pub struct Computing {
+    answer: Follow<Answer>,
+    /// This request's own place, if the job does not hold it.
+    _inside: Option<Inside>,
 }
 
 impl Computing {
     /// Waits for the answer, as long as the job takes.
     pub async fn answer(self) -> Answer {
-        match self {
-            Self::Known(done) => Ok(done),
-            Self::Joined(answer, _inside) => answer.answer().await.unwrap_or_else(|_| {
-                Err(Refusal::new(Reason::QueueFull, "the job was not taken in; submit it again")
-                    .retry_after(Duration::from_secs(1)))
-            }),
-        }
+        self.answer.answer().await.unwrap_or_else(|_| {
+            Err(Refusal::new(Reason::QueueFull, "the job was not taken in; submit it again")
+                .retry_after(Duration::from_secs(1)))
+        })
     }
 }

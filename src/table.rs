@@ -10,14 +10,16 @@ use arrow_ipc::reader::FileReader;
 use arrow_ipc::writer::{FileWriter, StreamWriter};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use rayon::prelude::*;
-use rewarder_flow::Pool;
+use rewarder_flow::Lane;
 use rewarder_reward::Outcome;
 use std::io::{self, Read, Seek, Write};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Places of the canonical order that make a batch: the recipients among them are its rows.
-const BATCH_RANKS: usize = 64 * 1024;
+/// Rows of a batch, if recipients were spread evenly over the canonical order.
+const BATCH_ROWS: usize = 64 * 1024;
+/// Most places of the canonical order that make a batch: the recipients among them are its rows.
+const BATCH_RANKS_MAX: usize = 4 * BATCH_ROWS;
 
 fn schema(scale: u8) -> Arc<Schema> {
     Arc::new(Schema::new(vec![
@@ -67,7 +69,7 @@ fn other(e: ArrowError) -> io::Error {
 /// # Errors
 /// Those of the writer.
 pub fn write_arrow(
-    pool: &Pool,
+    pool: &Lane,
     outcome: &Outcome,
     names: &(impl Names + ?Sized),
     scale: u8,
@@ -76,8 +78,10 @@ pub fn write_arrow(
     let schema = schema(scale);
     let mut writer = FileWriter::try_new(to, &schema).map_err(other)?;
     let len = outcome.scores.len();
+    let recipients = usize::try_from(outcome.table.recipients).unwrap_or(usize::MAX);
+    let ranks = len.div_ceil(recipients.div_ceil(BATCH_ROWS).max(1)).clamp(1, BATCH_RANKS_MAX);
     let ranges: Vec<Range<usize>> =
-        (0..len).step_by(BATCH_RANKS).map(|start| start..(start + BATCH_RANKS).min(len)).collect();
+        (0..len).step_by(ranks).map(|start| start..(start + ranks).min(len)).collect();
     let mut groups = ranges.chunks(pool.threads().max(1));
     let mut make = || {
         let group = groups.next().unwrap_or_default();
@@ -111,46 +115,101 @@ pub enum Form {
     Ndjson,
 }
 
-/// Turns the Arrow file that we wrote into another form, batch by batch.
-///
-/// # Errors
-/// Those of reader and writer.
-pub fn convert(from: impl Read + Seek, form: Form, mut to: impl Write) -> io::Result<()> {
-    let reader = FileReader::try_new(from, None).map_err(other)?;
-    if form == Form::ArrowStream {
-        let mut writer = StreamWriter::try_new(to, &reader.schema()).map_err(other)?;
-        for batch in reader {
-            writer.write(&batch.map_err(other)?).map_err(other)?;
-        }
-        return writer.finish().map_err(other);
+/// Rows of one part of a text form: about 64 KiB.
+const PART_ROWS: usize = 1024;
+
+/// The Arrow file that we wrote, in another form, part by part: whoever wants none for a while costs no thread meanwhile, and
+/// one batch of memory.
+pub struct Converted<R: Read + Seek> {
+    reader: FileReader<R>,
+    to: To,
+}
+
+/// How the parts are made.
+enum To {
+    /// The writer's buffer is emptied after each batch; none when the end is written.
+    Stream(Option<StreamWriter<Vec<u8>>>),
+    /// The batch under way and the row that is next.
+    Text { form: Form, batch: Option<RecordBatch>, row: usize, begun: bool },
+}
+
+impl<R: Read + Seek> Converted<R> {
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub fn open(from: R, form: Form) -> io::Result<Self> {
+        let reader = FileReader::try_new(from, None).map_err(other)?;
+        let to = match form {
+            Form::ArrowStream => {
+                To::Stream(Some(StreamWriter::try_new(Vec::new(), &reader.schema()).map_err(other)?))
+            }
+            form => To::Text { form, batch: None, row: 0, begun: false },
+        };
+        Ok(Self { reader, to })
     }
-    if form == Form::Csv {
-        to.write_all(b"actor,score,payout_minor_units\r\n")?;
-    }
-    for batch in reader {
-        let batch = batch.map_err(other)?;
-        let actors = batch.column(0).as_string::<i32>();
-        let scores = batch.column(1).as_primitive::<Decimal128Type>();
-        let payouts = batch.column(2).as_primitive::<Decimal128Type>();
-        for row in 0..batch.num_rows() {
-            let (actor, score, payout) = (actors.value(row), scores.value_as_string(row), payouts.value(row));
-            match form {
-                Form::Csv => {
-                    if actor.contains([',', '"']) {
-                        write!(to, "\"{}\",{score},{payout}\r\n", actor.replace('"', "\"\""))?;
-                    } else {
-                        write!(to, "{actor},{score},{payout}\r\n")?;
+
+    /// The next part; none at the end.
+    ///
+    /// # Errors
+    /// Those of reader and writer.
+    pub fn next_part(&mut self) -> io::Result<Option<Vec<u8>>> {
+        match &mut self.to {
+            To::Stream(writer) => {
+                let Some(open) = writer else { return Ok(None) };
+                let Some(batch) = self.reader.next() else {
+                    open.finish().map_err(other)?;
+                    return Ok(writer.take().map(|mut writer| std::mem::take(writer.get_mut())));
+                };
+                open.write(&batch.map_err(other)?).map_err(other)?;
+                Ok(Some(std::mem::take(open.get_mut())))
+            }
+            To::Text { form, batch, row, begun } => {
+                let mut out = Vec::new();
+                if !std::mem::replace(begun, true) && *form == Form::Csv {
+                    out.extend_from_slice(b"actor,score,payout_minor_units\r\n");
+                }
+                while out.is_empty() || batch.is_some() {
+                    if batch.is_none() {
+                        *batch = self.reader.next().transpose().map_err(other)?;
+                        *row = 0;
+                    }
+                    let Some(rows) = batch else { break };
+                    let end = rows.num_rows().min(*row + PART_ROWS);
+                    write_rows(rows, *row..end, *form, &mut out)?;
+                    *row = end;
+                    if end == rows.num_rows() {
+                        *batch = None;
+                    }
+                    if !out.is_empty() {
+                        break;
                     }
                 }
-                _ => {
-                    let actor = serde_json::to_string(actor)?;
-                    writeln!(
-                        to,
-                        "{{\"actor\":{actor},\"score\":\"{score}\",\"payout_minor_units\":\"{payout}\"}}"
-                    )?;
-                }
+                Ok((!out.is_empty()).then_some(out))
             }
         }
     }
-    to.flush()
+}
+
+fn write_rows(batch: &RecordBatch, rows: Range<usize>, form: Form, to: &mut Vec<u8>) -> io::Result<()> {
+    let actors = batch.column(0).as_string::<i32>();
+    let scores = batch.column(1).as_primitive::<Decimal128Type>();
+    let payouts = batch.column(2).as_primitive::<Decimal128Type>();
+    for row in rows {
+        let (actor, score, payout) = (actors.value(row), scores.value_as_string(row), payouts.value(row));
+        match form {
+            Form::Csv if actor.contains([',', '"']) => {
+                write!(to, "\"{}\",{score},{payout}\r\n", actor.replace('"', "\"\""))?;
+            }
+            Form::Csv => write!(to, "{actor},{score},{payout}\r\n")?,
+            _ => {
+                let actor = serde_json::to_string(actor)?;
+                writeln!(
+                    to,
+                    "{{\"actor\":{actor},\"score\":\"{score}\",\"payout_minor_units\":\"{payout}\"}}"
+                )?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -37,6 +37,13 @@ const METRICS: &[Metric] = &[
         &["cause"],
         "1 while this cause keeps the service from being ready.",
     ),
+    metric(
+        crate::edge::CLOSED_TOTAL,
+        Kind::Counter,
+        "connections",
+        &["why"],
+        "Connections that were closed before their peer was done with them.",
+    ),
     metric(bus::DROPPED_TOTAL, Kind::Counter, "events", &[], "Events lost by slow listeners of the bus."),
     metric("process_cpu_seconds_total", Kind::Counter, "seconds", &[], "Processor time used by the process."),
     metric("process_resident_memory_bytes", Kind::Gauge, "bytes", &[], "Resident memory of the process."),
@@ -118,6 +125,7 @@ pub fn metrics() -> Result<PrometheusHandle, String> {
     }
     metrics::counter!(INVARIANT_FAIL_TOTAL, "kind" => "conservation").absolute(0);
     metrics::counter!(bus::DROPPED_TOTAL).absolute(0);
+    crate::edge::count_nothing_closed();
     Ok(handle)
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
 use metrics_exporter_prometheus::PrometheusHandle;
 use schemars::JsonSchema;
@@ -105,8 +105,7 @@ fn events(service: &Service, query: Option<&str>) -> Response<Body> {
     });
     // A first comment, so that a client knows that it listens.
     let hello = stream::once(async { Ok(Frame::data(Bytes::from_static(b": listening\n\n"))) });
-    let mut response =
-        Response::new(BodyExt::boxed(StreamBody::new(futures::StreamExt::chain(hello, stream))));
+    let mut response = Response::new(Body::stream(StreamBody::new(futures::StreamExt::chain(hello, stream))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

@@ -2,30 +2,32 @@
 
 use super::epochs::{no_run, small_part, stored_run, with_etag};
 use super::{Body, Context, Result, bytes_response, decoded, json};
+use crate::explained::{Explained, ROWS_BYTES_MAX};
 use crate::pipeline::{blocking, part, stored_source};
-use crate::proof::{self, Proof};
+use crate::proof::{self, Proof, Tree};
 use crate::refusal::Refusal;
 use crate::service::Service;
-use crate::table::{self, Form};
+use crate::table::{Converted, Form};
 use crate::why::{self, Kept, Why};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::stream;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY,
 };
 use http::{HeaderMap, Response, StatusCode};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::StreamBody;
 use hyper::body::Frame;
 use rewarder_admit::Scope;
-use rewarder_decode::actor_rows;
+use rewarder_decode::Lookup;
 use rewarder_model::{Cid, Manifest, Policy, Reason, TenantId};
 use rewarder_store::{Kind, MANIFEST, Object, Run};
 use schemars::JsonSchema;
 use serde::Serialize;
-use std::io::{self, Seek, SeekFrom, Write};
-use std::sync::Arc;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use std::io::{self, Seek, SeekFrom};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// A representation: media type, how it is made.
 pub(super) type Representation = (&'static str, Option<Form>);
@@ -39,9 +41,13 @@ pub(super) const REPRESENTATIONS: [Representation; 5] = [
     ("application/x-ndjson", Some(Form::Ndjson)),
 ];
 
-/// Parts of a table on their way to a slow reader: at most so many, of this size.
-const PARTS_UNDER_WAY: usize = 4;
-const PART_BYTES: usize = 64 * 1024;
+/// Bytes of a table that are read at once: an eighth of what its reader has taken, within these. A part is what a reader that
+/// takes no more makes us hold, and what a fast one waits for a thread for.
+const PART_BYTES: RangeInclusive<u64> = 16 * 1024..=256 * 1024;
+/// Tables that are turned into another form at once: each holds a batch of rows, megabytes, while its reader takes them. Those
+/// that are sent as they are stored hold a part, and have no other limit than the connections'.
+const CONVERSIONS_MAX: usize = 16;
+static CONVERSIONS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(CONVERSIONS_MAX)));
 
 /// All `Accept` fields as one list (RFC 9110 §5.3); none, or an empty one, takes anything.
 pub(super) fn accept_of(headers: &HeaderMap) -> String {
@@ -104,7 +110,7 @@ pub async fn table(context: Context, epoch: &str) -> Result<Response<Body>> {
     let etag = Cid::of(format!("{run_key}|{media_type}").as_bytes()).hex();
     with_etag(&context.request, &etag, || {
         let len = object.len();
-        let mut response = Response::new(streamed(object, form));
+        let mut response = Response::new(in_form(object, form)?);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         headers.insert(VARY, HeaderValue::from_static("accept"));
@@ -115,36 +121,47 @@ pub async fn table(context: Context, epoch: &str) -> Result<Response<Body>> {
     })
 }
 
-/// A body that is made part by part on a thread that may block, no faster than it is read.
-fn streamed(object: Object, form: Option<Form>) -> Body {
-    let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(PARTS_UNDER_WAY);
-    tokio::task::spawn_blocking(move || {
-        let mut out = io::BufWriter::with_capacity(PART_BYTES, Parts(sender.clone()));
-        let result = match form {
-            None => io::copy(&mut object.reader(), &mut out).and_then(|_| out.flush()),
-            Some(form) => {
-                table::convert(Seeking { object, at: 0 }, form, &mut out).and_then(|()| out.flush())
-            }
+/// A table in the form that was asked for.
+fn in_form(object: Object, form: Option<Form>) -> Result<Body> {
+    let Some(form) = form else {
+        let mut at = 0;
+        return Ok(streamed(move || {
+            let len = (at / 8).clamp(*PART_BYTES.start(), *PART_BYTES.end()).min(object.len() - at);
+            let mut part = vec![0; len as usize];
+            object.read_exact_at(at, &mut part)?;
+            at += len;
+            Ok((len > 0).then(|| part.into()))
+        }));
+    };
+    let permit = CONVERSIONS.clone().try_acquire_owned().map_err(|_| {
+        let detail = "as many tables are sent in another form than the stored one as the service does at once; ask again, or for text/tab-separated-values";
+        Refusal::new(Reason::OverCapacity, detail).retry_after(Duration::from_secs(1))
+    })?;
+    let mut converted = None;
+    Ok(streamed(move || {
+        let _held = &permit;
+        let converted = match &mut converted {
+            Some(converted) => converted,
+            None => converted.insert(Converted::open(Seeking { object: object.clone(), at: 0 }, form)?),
         };
-        if let Err(e) = result {
-            // A reader that went away is no fault; anything else breaks the response off.
-            let _ = sender.blocking_send(Err(e));
-        }
-    });
-    BodyExt::boxed(StreamBody::new(ReceiverStream::new(receiver).map(|part| part.map(Frame::data))))
+        Ok(converted.next_part()?.map(Bytes::from))
+    }))
 }
 
-struct Parts(mpsc::Sender<io::Result<Bytes>>);
-
-impl Write for Parts {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// A body that is made part by part, each when the one before was taken, on a thread that may block. A reader that takes
+/// nothing holds no thread: there are only so many, and everything that touches the disk needs one.
+fn streamed(parts: impl FnMut() -> io::Result<Option<Bytes>> + Send + Sync + 'static) -> Body {
+    let made = stream::unfold(Some(parts), |parts| async move {
+        let mut parts = parts?;
+        let made = tokio::task::spawn_blocking(move || (parts(), parts)).await;
+        match made.map_err(io::Error::other) {
+            Ok((Ok(Some(part)), parts)) => Some((Ok(Frame::data(part)), Some(parts))),
+            Ok((Ok(None), _)) => None,
+            // Breaks the answer off, so that nobody takes half of it for the whole.
+            Ok((Err(error), _)) | Err(error) => Some((Err(error), None)),
+        }
+    });
+    Body::stream(StreamBody::new(made))
 }
 
 /// An object as the Arrow file reader wants it.
@@ -184,7 +201,7 @@ pub(super) struct ActorAnswer {
 /// One actor's payout, score, derivation and proof; also for one that gets nothing, and for one that is not there.
 pub async fn actor(context: Context, epoch: &str, actor: &str) -> Result<Response<Body>> {
     let (pass, epoch) = context.pass_for_epoch(Scope::Inspect, epoch).await?;
-    let actor = decoded(actor)?;
+    let actor = decoded(actor)?.into_owned();
     rewarder_model::name::check_actor(actor.as_bytes())
         .map_err(|e| Refusal::new(Reason::Schema, format!("the actor of the path: {e}")))?;
     let (service, tenant) = (context.service.clone(), pass.tenant().clone());
@@ -215,23 +232,30 @@ pub async fn actor(context: Context, epoch: &str, actor: &str) -> Result<Respons
     Ok(response)
 }
 
+fn broken(what: &dyn std::fmt::Display) -> Refusal {
+    tracing::error!(error = %what, "an actor could not be explained");
+    Refusal::new(Reason::Internal, "the stored run cannot be read; the service's log says how")
+}
+
 fn explain(service: &Service, tenant: &TenantId, run: &Run, actor: &str) -> Result<ActorAnswer> {
-    let broken = |what: &dyn std::fmt::Display| {
-        tracing::error!(error = %what, "an actor could not be explained");
-        Refusal::new(Reason::Internal, "the stored run cannot be read; the service's log says how")
-    };
+    let explained = service.explained().get(tenant, run.run_key(), || read(service, tenant, run))?;
+    let Explained { manifest, kept, policy, text, tree, rows } = &*explained;
+    let rows = rows.rows_of(actor.as_bytes()).map_err(|e| broken(&e))?;
+    let why = why::explain(actor, rows.as_ref(), policy, kept);
+    let found = proof::find(text, actor.as_bytes());
+    let proved = proof::payout(text, &found).unwrap_or_else(|| "0".to_owned());
+    if proved != why.payout_minor_units {
+        return Err(broken(&"the explanation and the table differ"));
+    }
+    Ok(ActorAnswer { why, proof: proof::prove(text, tree, manifest.allocations_root, &found) })
+}
+
+/// Opens all that explains a run.
+fn read(service: &Service, tenant: &TenantId, run: &Run) -> Result<Explained> {
     let manifest: Manifest = serde_json::from_slice(&small_part(run, MANIFEST)?).map_err(|e| broken(&e))?;
     let kept: Kept = serde_json::from_slice(&small_part(run, part::DERIVATION)?).map_err(|e| broken(&e))?;
-    let root = manifest.allocations_root;
-    let text: Arc<[u8]> = match service.texts().get(&root) {
-        Some(text) => text,
-        None => {
-            let object = run.part(part::TEXT)?.ok_or_else(|| broken(&"no text"))?;
-            let text: Arc<[u8]> = object.read_all(object.len()).map_err(|e| broken(&e))?.into();
-            service.texts().put(root, text.clone());
-            text
-        }
-    };
+    let text = run.part(part::TEXT)?.ok_or_else(|| broken(&"no text"))?;
+    let text = text.read_all(text.len()).map_err(|e| broken(&e))?;
     let store = service.store()?;
     let gone = |what: &str| {
         Refusal::new(Reason::Internal, format!("the {what} of this run is not in the store any more"))
@@ -241,15 +265,10 @@ fn explain(service: &Service, tenant: &TenantId, run: &Run, actor: &str) -> Resu
     let policy = store.object(tenant, Kind::Policy, &manifest.policy.hash)?.ok_or_else(|| gone("policy"))?;
     let policy =
         Policy::parse(&policy.read_all(policy.len()).map_err(|e| broken(&e))?).map_err(|e| broken(&e))?;
-    let rows =
-        actor_rows(&*stored_source(snapshot), actor.as_bytes(), kept.sorted).map_err(|e| broken(&e))?;
-    let why = why::explain(actor, rows.as_ref(), &policy, &kept);
-    let found = proof::find(&text, actor.as_bytes());
-    let proved = proof::payout(&text, &found).unwrap_or_else(|| "0".to_owned());
-    if proved != why.payout_minor_units {
-        return Err(broken(&"the explanation and the table differ"));
-    }
-    Ok(ActorAnswer { why, proof: proof::prove(&text, root, &found) })
+    let tree = Tree::of(&text);
+    let mut rows = Lookup::open(stored_source(snapshot), kept.sorted).map_err(|e| broken(&e))?;
+    rows.index(ROWS_BYTES_MAX).map_err(|e| broken(&e))?;
+    Ok(Explained { manifest, kept, policy, text, tree, rows })
 }
 
 #[cfg(test)]

@@ -1,15 +1,20 @@
 //! Reading request bodies: bounded in size, in time, and in what compression may make of them.
 
+use super::pace::Pace;
 use super::{Context, Result};
 use crate::refusal::Refusal;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use rewarder_model::Reason;
+use std::future::poll_fn;
 use std::io::Read;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A body that is compressed in one layer, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +32,8 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// Refuses a media type other than these; a request that names none is taken at its word.
 pub(super) fn media_type(headers: &HeaderMap, known: &[&str]) -> Result<()> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
-    let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    if known.contains(&essence.as_str()) {
+    let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+    if known.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
         return Ok(());
     }
     Err(Refusal::new(Reason::MediaType, format!("this route reads {}", known.join(" or "))))
@@ -87,40 +92,68 @@ impl Context {
     }
 
     /// Reads a small body whole: at most `REQ_BODY_MAX_BYTES`, before and after decompression.
-    pub(super) async fn small_body(&mut self) -> Result<Vec<u8>> {
-        let settings = self.service.settings();
-        let limit = settings.req_body_max_bytes;
+    pub(super) async fn small_body(&mut self) -> Result<Bytes> {
+        let (limit, ratio, timeout) = self.service.with_settings(|settings| {
+            (settings.req_body_max_bytes, settings.decomp_ratio_max.0 as u64, settings.read_timeout_ms.into())
+        });
         let encoding = self.encoding()?;
         self.declared_len(limit)?;
-        let mut bytes = Vec::new();
-        let timeout = settings.read_timeout_ms.into();
-        while let Some(chunk) = next_chunk(self.request.body_mut(), timeout).await? {
-            if bytes.len() as u64 + chunk.len() as u64 > limit {
+        let mut pace = Pace::new(self.service.with_settings(|settings| settings.transfer_rate_min_bytes));
+        // Most bodies come in one part, which is the body then.
+        let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+        while let Some(chunk) = next_chunk(self.request.body_mut(), timeout, &mut pace).await? {
+            if (first.len() + all.len()) as u64 + chunk.len() as u64 > limit {
                 return Err(too_big(limit));
             }
-            bytes.extend_from_slice(&chunk);
+            if first.is_empty() && all.is_empty() {
+                first = chunk;
+            } else {
+                all.extend_from_slice(&std::mem::take(&mut first));
+                all.extend_from_slice(&chunk);
+            }
         }
-        decompress(bytes, encoding, limit, settings.decomp_ratio_max.0 as u64)
+        let bytes = if all.is_empty() { first } else { all.freeze() };
+        match encoding {
+            Encoding::Identity => Ok(bytes),
+            _ => decompress(bytes.into(), encoding, limit, ratio).map(Bytes::from),
+        }
     }
 }
 
-/// The next part of a body, which has to come in time.
-pub(super) async fn next_chunk(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>> {
+/// The next part of a body, which has to come in time and fast enough.
+pub(super) async fn next_chunk(
+    body: &mut Incoming,
+    timeout: Duration,
+    pace: &mut Pace,
+) -> Result<Option<Bytes>> {
     if body.is_end_stream() {
         return Ok(None);
     }
     loop {
-        let frame = tokio::time::timeout(timeout, body.frame())
-            .await
-            .map_err(|_| Refusal::new(Reason::RequestTimeout, "the body stopped arriving"))?;
+        let asked = Instant::now();
+        // A part that is there needs no timer.
+        let frame = match poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => tokio::time::timeout(timeout, body.frame())
+                .await
+                .map_err(|_| Refusal::new(Reason::RequestTimeout, "the body stopped arriving"))?,
+        };
         match frame {
             None => return Ok(None),
             Some(Err(_)) => {
                 return Err(Refusal::new(Reason::Schema, "the body ended before its declared length"));
             }
-            // Trailers are of no use here.
+            // Trailers are of no use here, and no progress either.
             Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
+                let data = frame.into_data();
+                let bytes = data.as_ref().map_or(0, Bytes::len) as u64;
+                pace.note(asked.elapsed(), bytes).map_err(|_| {
+                    Refusal::new(
+                        Reason::RequestTimeout,
+                        "the body arrives more slowly than TRANSFER_RATE_MIN_BYTES a second; send it over a faster connection",
+                    )
+                })?;
+                if let Ok(data) = data {
                     return Ok(Some(data));
                 }
             }

@@ -1,12 +1,12 @@
 //! `POST /rewarder/epochs/{epoch_id}/compute`: a request becomes a job, and its answer a response.
 
-use super::{Body, Context, Result, decoded, json, query};
+use super::{Body, Context, Result, bytes_response, decoded, json, query};
 use crate::pipeline::{Answer, Done};
 use crate::refusal::Refusal;
 use crate::service::Ask;
-use http::header::{HeaderValue, LOCATION};
+use http::header::{HeaderName, HeaderValue, LOCATION};
 use http::{Request, Response, StatusCode};
-use rewarder_admit::Scope;
+use rewarder_admit::{Inside, Scope};
 use rewarder_model::cid::CidError;
 use rewarder_model::{Cid, EpochId, PolicyId, Reason};
 use schemars::JsonSchema;
@@ -42,7 +42,7 @@ pub(super) struct Running<'a> {
 /// Computes an epoch.
 pub async fn compute(mut context: Context, epoch: &str) -> Result<Response<Body>> {
     let (pass, epoch) = context.pass_for_epoch(Scope::Run, epoch).await?;
-    let inside = context.service.enter()?;
+    let inside = context.service.enter(pass.tenant())?;
     context.media_type(&["application/json"])?;
     let asked_by_query = dry_run_by_query(&context.request)?;
     let respond_async = prefers_async(&context.request);
@@ -56,18 +56,27 @@ pub async fn compute(mut context: Context, epoch: &str) -> Result<Response<Body>
     }
     let dry_run = request.dry_run || asked_by_query;
     pass.dry_run(dry_run)?;
-    let run_key = rewarder_model::run_key(&epoch, &request.policy_hash, &request.inputs_cid);
     let ask = Ask {
         pass,
-        epoch: epoch.clone(),
+        epoch,
         inputs_cid: request.inputs_cid,
         policy_id: request.policy_id,
         policy_hash: request.policy_hash,
         dry_run,
-        corr_id: context.corr_id.clone(),
     };
-    let service = context.service.clone();
-    let answer = service.compute(ask, inside)?.answer();
+    // A job that is done already is answered at once; the law that bounds who may hear it has been asked above.
+    if let Some(done) = context.service.known(&ask)? {
+        return answered(&done);
+    }
+    Box::pin(computed(context, ask, inside, respond_async)).await
+}
+
+/// Waits for a job that is not done yet, within the deadline of a request.
+async fn computed(context: Context, ask: Ask, inside: Inside, respond_async: bool) -> Result<Response<Body>> {
+    let Context { service, corr_id, .. } = context;
+    let epoch = ask.epoch.clone();
+    let run_key = rewarder_model::run_key(&epoch, &ask.policy_hash, &ask.inputs_cid);
+    let answer = service.compute(ask, corr_id.as_str(), inside)?.answer();
     let deadline = service.clock().sleep(service.settings().request_deadline_ms.into());
     let answer: Option<Answer> = if respond_async {
         None
@@ -150,7 +159,8 @@ pub(super) fn dry_run_by_query<B>(request: &Request<B>) -> Result<bool> {
 
 /// RFC 7240 `Prefer: respond-async`.
 pub(super) fn prefers_async<B>(request: &Request<B>) -> bool {
-    let values = request.headers().get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    const PREFER: HeaderName = HeaderName::from_static("prefer");
+    let values = request.headers().get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|preference| {
         preference.split(';').next().is_some_and(|token| token.trim().eq_ignore_ascii_case("respond-async"))
     })
@@ -161,10 +171,12 @@ fn answered(done: &Done) -> Result<Response<Body>> {
     if let Some(refusal) = done.unpayable() {
         return Err(refusal);
     }
+    let mut response = bytes_response("application/json", done.json());
     if done.quarantine {
-        return Ok(located(json(StatusCode::ACCEPTED, &done.body()), &done.manifest.epoch_id));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        return Ok(located(response, &done.manifest.epoch_id));
     }
-    Ok(json(StatusCode::OK, &done.body()))
+    Ok(response)
 }
 
 fn located(mut response: Response<Body>, epoch: &EpochId) -> Response<Body> {

@@ -2,7 +2,7 @@
 //!
 //! These are the readers that a request goes through, in its order, and nothing beside them.
 
-use super::{Result, allocations, body, compute, corr_id, decoded, epochs, one_host};
+use super::{Result, allocations, body, compute, corr, decoded, epochs, one_host};
 use crate::refusal::Refusal;
 use http::Request;
 use http::header::AUTHORIZATION;
@@ -41,7 +41,7 @@ pub fn compute_body(bytes: &[u8]) -> std::result::Result<(), Refusal> {
 /// # Errors
 /// The first refusal.
 pub fn request_head(request: &Request<()>) -> std::result::Result<String, Refusal> {
-    let corr_id = corr_id(request);
+    let corr_id = corr::CorrId::of(request).to_string();
     let read = || -> Result<()> {
         one_host(request)?;
         for segment in request.uri().path().split('/') {

@@ -1,50 +1,57 @@
 //! The edge: HTTP in, HTTP out. It knows the routes of contract §6 and how a refusal becomes a problem; what a job is, it
 //! leaves to the service.
 //!
-//! HTTP/1.1 only for now: hyper-util's `auto` never closes a connection that stays silent before the protocol is known.
-//! The head of a request has to arrive within `READ_TIMEOUT_MS`, which also bounds idle keep-alive; each part of a body
-//! has the same time again.
+//! HTTP/1.1 and HTTP/2, over TLS 1.3 if there is a certificate ([`tls`], [`connection`]). The head of a request has to arrive
+//! within `READ_TIMEOUT_MS`, which also bounds idle keep-alive; each part of a body has the same time again, and all of it has
+//! a least rate.
 
 pub mod admin;
 mod allocations;
 mod body;
+mod closed;
 mod compute;
+mod connection;
 pub mod contract;
+mod corr;
 mod epochs;
+mod frames;
 #[doc(hidden)]
 pub mod hostile;
+mod outgoing;
+mod pace;
 mod places;
 mod problem;
+mod rate;
 mod seal;
 mod serve;
+mod tls;
 
+pub use closed::{CLOSED_TOTAL, count_nothing_closed};
+pub use corr::CorrId;
+pub use outgoing::Body;
 pub use places::Impatient;
 pub use problem::Problem;
 pub use serve::{Bound, run};
+pub use tls::check_tls;
 
 use crate::refusal::Refusal;
 use crate::service::Service;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use rewarder_admit::{Pass, Scope};
-use rewarder_model::world::Entropy;
+use rewarder_admit::{Inside, Pass, Scope, Standing, Wish};
 use rewarder_model::{EpochId, Reason};
 use std::borrow::Cow;
-use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-/// The body of every response.
-pub type Body = BoxBody<Bytes, io::Error>;
 type Result<T> = std::result::Result<T, Refusal>;
 
+/// Parts of a path that are told apart: those of the longest route, and one more.
+const SEGMENTS_MAX: usize = 6;
+
 /// The header that carries the correlation id.
-pub const CORR_ID: &str = "x-corr-id";
-/// Longest correlation id that is taken over from a caller.
-const CORR_ID_CHARS_MAX: usize = 64;
+pub const CORR_ID: HeaderName = HeaderName::from_static("x-corr-id");
 
 /// The routes of contract §6: method, path, and the scope that it needs. A test compares this with the contract.
 pub const ROUTES: &[(Method, &str, Option<Scope>)] = &[
@@ -64,39 +71,41 @@ pub const ROUTES: &[(Method, &str, Option<Scope>)] = &[
 pub struct Context {
     /// The service.
     pub service: Arc<Service>,
-    /// Correlation id: the caller's, if it sent a sane one.
-    pub corr_id: String,
+    /// Names this request.
+    pub corr_id: CorrId,
     /// The request, its body unread.
     pub request: Request<Incoming>,
+    /// Where its tenant stands, once that is known.
+    standing: Arc<OnceLock<Standing>>,
+    /// The place that it holds if it only looks.
+    place: OnceLock<Inside>,
 }
 
 /// Answers one request; every refusal becomes a problem here.
 pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
-    let corr_id = corr_id(&request);
-    let context = Context { service, corr_id: corr_id.clone(), request };
+    let corr_id = CorrId::of(&request);
+    let (leaving, version) = (service.is_leaving(), request.version());
+    let standing = Arc::default();
+    let context = Context {
+        service,
+        corr_id: corr_id.clone(),
+        request,
+        standing: Arc::clone(&standing),
+        place: OnceLock::new(),
+    };
     let mut response = match route(context).await {
         Ok(response) => response,
-        Err(refusal) => Problem::of(&refusal, &corr_id).response(),
+        Err(refusal) => Problem::of(&refusal, corr_id.as_str()).response(),
     };
-    if let Ok(value) = HeaderValue::from_str(&corr_id) {
-        response.headers_mut().insert(CORR_ID, value);
+    response.headers_mut().insert(CORR_ID, corr_id.into_value());
+    // HTTP/2 has GOAWAY for that.
+    if leaving && version < http::Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(standing) = standing.get() {
+        rate::tell(response.headers_mut(), standing);
     }
     response
-}
-
-fn corr_id<B>(request: &Request<B>) -> String {
-    let sane = |text: &&str| {
-        (1..=CORR_ID_CHARS_MAX).contains(&text.len())
-            && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'))
-    };
-    match request.headers().get(CORR_ID).and_then(|value| value.to_str().ok()).filter(sane) {
-        Some(text) => text.to_owned(),
-        None => {
-            let mut bytes = [0; 8];
-            crate::world::SystemEntropy.fill(&mut bytes);
-            format!("{:016x}", u64::from_be_bytes(bytes))
-        }
-    }
 }
 
 /// Refuses a request whose host two readers could read in two ways (RFC 9112 §3.2): a proxy before us may have let it in
@@ -118,10 +127,23 @@ fn one_host<B>(request: &Request<B>) -> Result<()> {
 }
 
 /// Finds the handler. Unknown paths and methods are refused before anything else is looked at.
+///
+/// All handlers but the one for computes are boxed: a future is as large as the largest that it may hold, and is moved on
+/// its way to the connection.
 async fn route(context: Context) -> Result<Response<Body>> {
     one_host(&context.request)?;
-    let path = context.request.uri().path().to_owned();
-    let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(&path).split('/').collect();
+    // A clone of the URI shares its bytes, so that the parts outlive the request that the handlers take apart.
+    let uri = context.request.uri().clone();
+    let path = uri.path();
+    let mut segments = [""; SEGMENTS_MAX];
+    let mut count = 0;
+    for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
+        // One more than any route has finds no route.
+        if count < SEGMENTS_MAX {
+            segments[count] = segment;
+            count += 1;
+        }
+    }
     let method = context.request.method().clone();
     let get = method == Method::GET || method == Method::HEAD;
     let allow = |good: bool, allowed: &'static str| {
@@ -130,14 +152,14 @@ async fn route(context: Context) -> Result<Response<Body>> {
         }
         Err(Refusal::new(Reason::Method, format!("this route answers {allowed}")))
     };
-    match segments[..] {
+    match segments[..count] {
         ["rewarder", "snapshots", cid] => {
             allow(method == Method::PUT, "PUT")?;
-            seal::snapshot(context, cid).await
+            Box::pin(seal::snapshot(context, cid)).await
         }
         ["rewarder", "policies", cid] => {
             allow(method == Method::PUT, "PUT")?;
-            seal::policy(context, cid).await
+            Box::pin(seal::policy(context, cid)).await
         }
         ["rewarder", "epochs", epoch, "compute"] => {
             allow(method == Method::POST, "POST")?;
@@ -145,19 +167,19 @@ async fn route(context: Context) -> Result<Response<Body>> {
         }
         ["rewarder", "epochs", epoch] => {
             allow(get, "GET")?;
-            epochs::epoch(context, epoch).await
+            Box::pin(epochs::epoch(context, epoch)).await
         }
         ["rewarder", "epochs", epoch, "allocations"] => {
             allow(get, "GET")?;
-            allocations::table(context, epoch).await
+            Box::pin(allocations::table(context, epoch)).await
         }
         ["rewarder", "epochs", epoch, "allocations", actor] => {
             allow(get, "GET")?;
-            allocations::actor(context, epoch, actor).await
+            Box::pin(allocations::actor(context, epoch, actor)).await
         }
         ["rewarder", "policy", id] => {
             allow(get, "GET")?;
-            epochs::policy(context, id).await
+            Box::pin(epochs::policy(context, id)).await
         }
         ["version"] => {
             allow(get, "GET")?;
@@ -215,7 +237,13 @@ impl Context {
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
         let pass = self.service.checker.check(token, scope, self.request.extensions().get()).await?;
-        self.service.rate(pass.tenant())?;
+        let wish = if scope == Scope::Inspect { Wish::Inspection } else { Wish::Work };
+        let (standing, taken) = self.service.rate(pass.tenant(), wish);
+        let _ = self.standing.set(standing);
+        taken?;
+        if wish == Wish::Inspection {
+            let _ = self.place.set(self.service.look(pass.tenant())?);
+        }
         Ok(pass)
     }
 
@@ -231,7 +259,10 @@ impl Context {
 }
 
 /// Percent-decodes a path segment.
-fn decoded(segment: &str) -> Result<String> {
+fn decoded(segment: &str) -> Result<Cow<'_, str>> {
+    if !segment.contains('%') {
+        return Ok(Cow::Borrowed(segment));
+    }
     let bad = || Refusal::new(Reason::Schema, "the path or query is not percent-encoded UTF-8");
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
@@ -243,7 +274,7 @@ fn decoded(segment: &str) -> Result<String> {
         let mut digit = || rest.next().and_then(|c| char::from(c).to_digit(16)).ok_or_else(bad);
         bytes.push((digit()? << 4 | digit()?) as u8);
     }
-    String::from_utf8(bytes).map_err(|_| bad())
+    String::from_utf8(bytes).map(Cow::Owned).map_err(|_| bad())
 }
 
 /// The values of a query parameter.
@@ -255,7 +286,7 @@ fn query<B>(request: &Request<B>) -> impl Iterator<Item = (Cow<'_, str>, &str)> 
 }
 
 fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+    Body::whole(bytes)
 }
 
 fn bytes_response(media_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {

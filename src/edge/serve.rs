@@ -1,19 +1,19 @@
 //! Listening, serving, and coming to an end: from `run` everything else is called.
 
 use super::admin::{self, Admin};
-use super::places::{Impatient, Places};
+use super::closed::Why;
+use super::connection::{self, Spoken};
+use super::places::{Most, Places};
+use super::tls::Tls;
 use super::{Body, answer};
 use crate::config::Settings;
 use crate::health::Cause;
 use crate::pipeline::Answer;
 use crate::service::{Service, StartError};
+use crate::supervisor::Supervisor;
 use crate::telemetry::Process;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rewarder_flow::{Drained, Pipeline};
 use std::convert::Infallible;
@@ -23,14 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
-/// Most connections of each port; the next one waits in the listen queue of the system. Twice the largest sensible
-/// `MAX_INFLIGHT`: idle keep-alive connections count too.
-const CONNECTIONS_MAX: usize = 8192;
-/// Longest head of a request: the longest capability with its discharges (16 KiB), the longest path, and as much again. Without
-/// it a head may fill the read buffer, 400 KiB a connection.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How often readiness is looked at.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
 /// How often the ledger is probed while nothing is emitted.
@@ -42,6 +37,7 @@ const LINGER: Duration = Duration::from_secs(2);
 pub struct Bound {
     http: TcpListener,
     metrics: TcpListener,
+    tls: Option<Arc<Tls>>,
     /// Where the service listens.
     pub http_addr: SocketAddr,
     /// Where the operators' port is.
@@ -49,11 +45,12 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Binds both.
+    /// Binds both, and reads the certificates.
     ///
     /// # Errors
-    /// Which address cannot be had.
+    /// Which address cannot be had, or which file cannot be used.
     pub async fn bind(settings: &Settings) -> Result<Self, StartError> {
+        let tls = Tls::open(settings)?.map(Arc::new);
         let bind = async |name: &str, addr: SocketAddr| {
             let failed = |e| {
                 StartError(format!("{name} = {addr} cannot be listened on: {e}; is another service there?"))
@@ -64,7 +61,7 @@ impl Bound {
         };
         let (http, http_addr) = bind("http_addr", settings.http_addr).await?;
         let (metrics, metrics_addr) = bind("metrics_addr", settings.metrics_addr).await?;
-        Ok(Self { http, metrics, http_addr, metrics_addr })
+        Ok(Self { http, metrics, tls, http_addr, metrics_addr })
     }
 }
 
@@ -77,17 +74,20 @@ pub async fn run(
     pipeline: Pipeline<Answer>,
     bound: Bound,
     metrics: PrometheusHandle,
+    supervisor: Supervisor,
 ) -> Result<Drained, StartError> {
     let listen = |kind| signal(kind).map_err(|e| StartError(format!("signals cannot be listened for: {e}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let (hangup, user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
     let (stop, stopped) = watch::channel(false);
+    let supervisor = Arc::new(supervisor);
 
     // Subscribed here and not in the task: a first `Health` event that comes before the task runs would never be heard.
     let (it, subscription) = (service.clone(), service.bus().subscribe());
     let listener = tokio::spawn(async move { it.health.listen(subscription).await });
-    let health = tokio::spawn(watch_health(service.clone()));
-    let reload = tokio::spawn(reload_on(service.clone(), hangup, user));
+    let health = tokio::spawn(watch_health(service.clone(), supervisor.clone()));
+    let reload =
+        tokio::spawn(reload_on(service.clone(), bound.tls.clone(), supervisor.clone(), hangup, user));
     let reemit = {
         let (it, mut stopped) = (service.clone(), stopped.clone());
         tokio::spawn(async move {
@@ -105,16 +105,23 @@ pub async fn run(
             tokio::join!(recover, it.reemit(stop));
         })
     };
+    let verifier = {
+        let it = service.clone();
+        tokio::spawn(async move { it.verifier.watch(&**it.clock()).await })
+    };
     let control = {
         let it = service.clone();
         tokio::spawn(async move { it.operators().await })
     };
     let admin = Admin { service: service.clone(), metrics, process: Process::new() };
-    let operators = tokio::spawn(accept(bound.metrics, stopped.clone(), service.clone(), move |request| {
-        admin::answer(admin.clone(), request)
-    }));
-    let it = service.clone();
-    let tenants = tokio::spawn(accept(bound.http, stopped, service.clone(), move |request| {
+    // Operators and their monitoring are on the inside network, and speak HTTP/1.1.
+    let spoken = Spoken { tls: None, h2: false };
+    let operators =
+        tokio::spawn(accept(bound.metrics, spoken, stopped.clone(), service.clone(), move |request| {
+            admin::answer(admin.clone(), request)
+        }));
+    let (it, spoken) = (service.clone(), Spoken { tls: bound.tls.clone(), h2: true });
+    let tenants = tokio::spawn(accept(bound.http, spoken, stopped, service.clone(), move |request| {
         answer(it.clone(), request)
     }));
 
@@ -129,6 +136,8 @@ pub async fn run(
         ready = 1,
         http_addr = %bound.http_addr,
         metrics_addr = %bound.metrics_addr,
+        tls = bound.tls.is_some(),
+        pq = settings.require_pq_on,
         workers = settings.concurrency_compute_workers.0,
         stages = sizes.join(" "),
         max_inflight = settings.max_inflight.0,
@@ -136,14 +145,29 @@ pub async fn run(
         amnesia = settings.amnesia_mode,
         "svc-rewarder is serving"
     );
+    supervisor.ready(&format!("serving on {}, operators on {}", bound.http_addr, bound.metrics_addr));
 
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+    let mut told_to_stop = async || {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    tracing::info!(signal = told_to_stop().await, "stopping");
+    supervisor.stopping();
+    // First `readyz` drops and every answer asks its client to connect anew, while all is served as before: a load balancer
+    // has the time of the notice to look and to send its clients elsewhere. Who is told twice does not wait.
+    service.leave();
+    let notice = service.settings().drain_notice_ms.0;
+    if notice > 0 {
+        tokio::select! {
+            () = service.clock().sleep(Duration::from_millis(notice)) => {}
+            signal = told_to_stop() => tracing::info!(signal, "told to stop again: the notice is cut short"),
+        }
     }
-    // New jobs are refused with `draining`, and `readyz` says so, while those inside are finished.
+    // Then new jobs are refused with `draining`, while those inside are finished.
     service.close();
-    let drained = pipeline.drain(settings.drain_deadline_ms.into()).await;
+    let drained = pipeline.drain(service.settings().drain_deadline_ms.into()).await;
     match drained {
         Drained::Clean => tracing::info!("drained: every accepted job is answered"),
         Drained::CutOff { inside } => {
@@ -152,7 +176,7 @@ pub async fn run(
     }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(LINGER, async { tokio::join!(tenants, operators, reemit) }).await;
-    for task in [listener, health, reload, control] {
+    for task in [listener, health, reload, verifier, control] {
         task.abort();
     }
     if let Ok(deliverer) = service.deliverer()
@@ -166,76 +190,90 @@ pub async fn run(
 /// Accepts and serves connections until told to stop; those under way are finished.
 async fn accept<F>(
     listener: TcpListener,
+    spoken: Spoken,
     mut stopped: watch::Receiver<bool>,
     service: Arc<Service>,
     answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let (graceful, places) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
-    let addresses = Arc::new(Places::default());
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).max_header_size(HEAD_BYTES_MAX);
+    let places = Arc::new(Places::default());
+    // Each connection holds a sender; when all are dropped, all have ended.
+    let (under_way, mut all_ended) = mpsc::channel::<Infallible>(1);
+    let connections_max = || service.settings().connections_max.0;
     loop {
         let accepted = tokio::select! {
             accepted = async {
-                let place = places.clone().acquire_owned().await;
-                (listener.accept().await, place)
+                places.room(connections_max).await;
+                listener.accept().await
             } => accepted,
             _ = stopped.wait_for(|stopped| *stopped) => break,
         };
-        let (Ok((stream, peer)), Ok(place)) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             // Out of descriptors, most likely: let some connections end.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         // Read for each connection: a reload holds for the next one.
         let settings = service.settings();
-        let share = settings.connections_per_address_max.0;
-        let Some(held) = addresses.take(peer.ip(), share) else {
+        let most = Most {
+            connections: settings.connections_max.0,
+            per_address: settings.connections_per_address_max.0,
+        };
+        let Some(place) = places.take(peer.ip(), most, Instant::now()) else {
             // Closed without a word: an answer would cost what the limit is there to save.
-            tracing::debug!(share, "an address holds as many connections as it may; the next one was closed");
+            Why::AddressShare.count();
             continue;
         };
-        builder.header_read_timeout(Duration::from(settings.read_timeout_ms));
-        // Answers are small and awaited.
-        let _ = stream.set_nodelay(true);
-        let answer = answer.clone();
-        let handler = service_fn(move |request| {
-            let response = answer(request);
-            async move { Ok::<_, Infallible>(response.await) }
-        });
-        let stream = Impatient::new(TokioIo::new(stream), settings.write_timeout_ms.into());
-        let connection = graceful.watch(builder.serve_connection(stream, handler));
+        let served =
+            connection::serve(stream, place, spoken.clone(), settings, stopped.clone(), answer.clone());
+        let under_way = under_way.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-            drop((place, held));
+            served.await;
+            drop(under_way);
         });
     }
-    drop(listener);
-    graceful.shutdown().await;
+    drop((listener, under_way));
+    all_ended.recv().await;
 }
 
-async fn reload_on(service: Arc<Service>, mut hangup: Signal, mut user: Signal) {
+async fn reload_on(
+    service: Arc<Service>,
+    tls: Option<Arc<Tls>>,
+    supervisor: Arc<Supervisor>,
+    mut hangup: Signal,
+    mut user: Signal,
+) {
     loop {
         tokio::select! {
             _ = hangup.recv() => {}
             _ = user.recv() => {}
         }
-        // Reading a file blocks for a moment only.
-        match service.reload() {
-            Ok(()) => tracing::info!("settings reloaded"),
+        supervisor.reloading();
+        // Reading a file blocks for a moment only. Certificates are taken after the settings were, so that both are or neither.
+        let reloaded =
+            tls.as_ref().map(|tls| tls.read_again(&service.settings())).transpose().and_then(|read| {
+                service.reload().map_err(|error| StartError(error.to_string()))?;
+                if let (Some(tls), Some(read)) = (&tls, read) {
+                    tls.take(read);
+                }
+                Ok(())
+            });
+        match reloaded {
+            Ok(()) => {
+                tracing::info!("settings reloaded");
+                supervisor.ready("serving; the settings were reloaded");
+            }
             Err(error) => {
-                tracing::error!(%error, "the settings were not reloaded; the old ones stay in force")
+                tracing::error!(%error, "the settings were not reloaded; the old ones stay in force");
+                supervisor.ready("serving; the settings were NOT reloaded, the log says why");
             }
         }
     }
 }
 
 /// Looks at everything that readiness stands on, again and again.
-async fn watch_health(service: Arc<Service>) {
+async fn watch_health(service: Arc<Service>, supervisor: Arc<Supervisor>) {
     let clock = service.clock().clone();
     let (mut probed, mut ledger_down) = (None::<Duration>, false);
     loop {
@@ -250,7 +288,11 @@ async fn watch_health(service: Arc<Service>) {
             deliverer.look(!missing(&service, false).contains(&Cause::QueueSoftLimit));
         }
         service.health.set(missing(&service, ledger_down), clock.unix());
-        clock.sleep(HEALTH_EVERY).await;
+        supervisor.well(clock.monotonic());
+        tokio::select! {
+            () = clock.sleep(HEALTH_EVERY) => {}
+            () = service.health.hurried() => {}
+        }
     }
 }
 
@@ -268,6 +310,9 @@ fn missing(service: &Service, ledger_down: bool) -> Vec<Cause> {
             missing.push(Cause::QuarantineSoftLimit);
         }
     }
+    if service.verifier.is_cold() {
+        missing.push(Cause::CapCacheCold);
+    }
     if service
         .controls()
         .states()
@@ -276,7 +321,7 @@ fn missing(service: &Service, ledger_down: bool) -> Vec<Cause> {
     {
         missing.push(Cause::QueueSoftLimit);
     }
-    if service.is_draining() {
+    if service.is_leaving() {
         missing.push(Cause::Draining);
     }
     missing

@@ -177,12 +177,12 @@ fn settings_and_routes_of_the_contract_exist() {
 fn every_failure_names_a_test_that_exists() {
     let text = std::fs::read_to_string(root().join("docs/FAILURES.md")).unwrap();
     let mut code = String::new();
-    for dir in ["stages", "src"] {
+    for dir in ["stages", "src", "testing/simulation"] {
         for path in sources(&root().join(dir)) {
             code += &std::fs::read_to_string(path).unwrap();
         }
     }
-    for script in ["answers", "brownout", "chaos", "crash", "kill", "overload"] {
+    for script in ["amnesia", "answers", "brownout", "chaos", "crash", "kill", "overload"] {
         code += &std::fs::read_to_string(root().join("testing/e2e").join(script)).unwrap();
     }
     let mut rows = 0;

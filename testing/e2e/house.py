@@ -187,8 +187,9 @@ class Service:
 
     running = set()
 
-    def __init__(self, binary, settings=None, stages=None, variables=None, arguments=()):
-        self.binary, self.arguments, self.variables = binary, arguments, variables or {}
+    def __init__(self, binary, settings=None, stages=None, variables=None, arguments=(), under=()):
+        """`under` is a command that runs the service, as strace does."""
+        self.binary, self.arguments, self.variables, self.under = binary, arguments, variables or {}, under
         self.process = None
         self.home = pathlib.Path(tempfile.mkdtemp(prefix="rewarder-e2e-"))
         Service.running.add(self)
@@ -226,7 +227,7 @@ class Service:
         self.log = []
         self.problems.clear()
         variables = {"PATH": os.environ.get("PATH", "")} | self.variables
-        command = [str(self.binary), "--config", str(self.home / "config.toml"), *self.arguments]
+        command = [*self.under, str(self.binary), "--config", str(self.home / "config.toml"), *self.arguments]
         self.begun = time.monotonic()
         self.process = subprocess.Popen(command, env=variables, cwd=self.home, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         reading = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)

@@ -235,3 +235,59 @@ fn each_row_of_the_security_page_names_tests_that_exist() {
     }
     assert!(rows >= 25, "{rows} rows");
 }
+
+/// The settings as docs/CONFIG.md has them: all, and those whose default a profile changes.
+fn settings_tables() -> [String; 2] {
+    let cell = |name: &str, value: String| match name {
+        // The machine's.
+        "concurrency_compute_workers" => "`cores - 1`".to_owned(),
+        _ => format!("`{value}`"),
+    };
+    let mut all =
+        String::from("| setting | macronode | micronode | reload | what |\n|---|---|---|---|---|\n");
+    let mut changed = String::from("| setting | macronode | micronode |\n|---|---|---|\n");
+    for (name, large, small, reload, what) in Settings::table() {
+        let (large, small) = (cell(name, large), cell(name, small));
+        if large != small {
+            changed += &format!("| `{name}` | {large} | {small} |\n");
+        }
+        let reload = if reload { "yes" } else { "no" };
+        all += &format!("| `{name}` | {large} | {small} | {reload} | {what} |\n");
+    }
+    [all, changed]
+}
+
+/// `CONFIG_DOCS=write` rewrites the page (testing/config-docs).
+#[test]
+fn the_settings_page_is_made_from_the_code() {
+    let mut text = page("docs/CONFIG.md");
+    for (mark, made) in ["settings", "profiles"].iter().zip(settings_tables()) {
+        let (begin, end) =
+            (format!("<!-- {mark}: made from the code -->\n"), format!("<!-- end of {mark} -->"));
+        let (head, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("docs/CONFIG.md has no {begin}"));
+        let (table, tail) = rest.split_once(&end).unwrap();
+        let write = std::env::var_os("CONFIG_DOCS").is_some_and(|what| what == "write");
+        assert!(write || table == made, "docs/CONFIG.md is stale: run testing/config-docs");
+        text = format!("{head}{begin}{made}{end}{tail}");
+    }
+    if std::env::var_os("CONFIG_DOCS").is_some() {
+        std::fs::write(root().join("docs/CONFIG.md"), text).unwrap();
+    }
+}
+
+#[test]
+fn the_shipped_file_shows_every_setting_with_its_default() {
+    let text = page("configs/svc-rewarder.toml");
+    let told: std::collections::BTreeMap<&str, &str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# ")?.split_once(" = "))
+        .map(|(name, value)| (name, value.split('#').next().unwrap_or_default().trim().trim_matches('"')))
+        .collect();
+    for (name, default, ..) in Settings::table() {
+        let Some(value) = told.get(name) else { panic!("configs/svc-rewarder.toml does not show {name}") };
+        // The number of cores is the machine's, and what is off has no default to show.
+        if name != "concurrency_compute_workers" && default != "none" {
+            assert_eq!(*value, default, "{name} in configs/svc-rewarder.toml");
+        }
+    }
+}

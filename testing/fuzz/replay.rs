@@ -45,8 +45,12 @@ fn seeds_reach_what_they_are_for() {
     let text = targets::proved_table();
     let root = rewarder_model::Cid::of(text);
     for actor in ["actor-0000", "actor-0100", "actor-0101", "actor-0318", "zzz", "a"] {
-        let proof =
-            svc_rewarder::proof::prove(text, root, &svc_rewarder::proof::find(text, actor.as_bytes()));
+        let proof = svc_rewarder::proof::prove(
+            text,
+            &svc_rewarder::proof::Tree::of(text),
+            root,
+            &svc_rewarder::proof::find(text, actor.as_bytes()),
+        );
         assert!(proof.verify(&root, actor.as_bytes()).is_ok(), "{actor}");
         let seed = format!("{actor}\n{}", serde_json::to_string(&proof).unwrap());
         seeds.push(("proof", actor.to_owned(), seed.into_bytes()));

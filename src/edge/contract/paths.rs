@@ -276,6 +276,13 @@ fn operation(told: Told, path: &str, scope: Option<Scope>, lists: &[&[Reason]]) 
     for (status, reasons) in by_status {
         responses.insert(status.to_string(), refusals(&reasons));
     }
+    if scope.is_some() {
+        for response in responses.values_mut() {
+            for (name, component) in [("RateLimit", "RateLimit"), ("RateLimit-Policy", "RateLimitPolicy")] {
+                response["headers"][name] = json!({ "$ref": format!("#/components/headers/{component}") });
+            }
+        }
+    }
     let named = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let parameters: Vec<Value> = named.map(path_parameter).chain(told.parameters).collect();
     let security = scope.map_or_else(|| json!([]), |scope| json!([{ "capability": [scope.to_string()] }]));
@@ -345,6 +352,16 @@ pub(super) fn document(mut schemas: Map<String, Value>) -> Value {
                     "description": "the caller's correlation id, if it sent a sane one, or a new one",
                     "required": true,
                     "schema": { "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._:-]+$" },
+                },
+                "RateLimit": {
+                    "description": "tokens that are left to the capability's tenant, and seconds until all are back \
+                        (draft-ietf-httpapi-ratelimit-headers); absent until the capability has named a tenant",
+                    "schema": { "type": "string", "pattern": "^\"tenant\";r=[0-9]+;t=[0-9]+$" },
+                },
+                "RateLimitPolicy": {
+                    "description": "tokens of a full bucket, and seconds in which an empty one fills. A request is a token, and \
+                        so is each 4 MiB of a snapshot that it stores or computes",
+                    "schema": { "type": "string", "pattern": "^\"tenant\";q=[0-9]+;w=[0-9]+$" },
                 },
             },
             "securitySchemes": {

@@ -35,6 +35,7 @@ pub fn config(ConfigVerb::Check(args): ConfigVerb, json: bool) -> Done {
         )));
     }
     let settings = config::load(&args.config, &std::env::vars().collect()).map_err(Failure::refused)?;
+    svc_rewarder::edge::check_tls(&settings).map_err(Failure::refused)?;
     let keys = keys(&settings)?;
     if keys.is_none() {
         let path = settings.cap_keys_file.display();

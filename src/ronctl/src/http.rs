@@ -1,6 +1,7 @@
 //! A client for the service: one base URL, one capability, patience with 429 and 503 that has an end.
 
 use crate::failure::Failure;
+use crate::tls::TlsArgs;
 use bytes::Bytes;
 use clap::Args;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -8,6 +9,7 @@ use http::{Request, Response, StatusCode, Uri};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -71,7 +73,7 @@ impl TokenArgs {
 pub struct Service {
     base: String,
     token: Option<HeaderValue>,
-    client: Client<HttpConnector, Body>,
+    client: Client<HttpsConnector<HttpConnector>, Body>,
 }
 
 /// An answer, whole.
@@ -124,15 +126,19 @@ pub fn chain(error: &dyn Error) -> String {
 
 impl Service {
     /// The service at a base URL.
-    pub fn new(url: &str, token: Option<&str>) -> Result<Self, Failure> {
+    pub fn new(url: &str, token: Option<&str>, tls: &TlsArgs) -> Result<Self, Failure> {
         let wrong = |what: &str| Failure::refused(format!("--url {}: {what}", url.escape_debug()));
-        if url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
-            return Err(wrong("https:// is not spoken yet; use http:// to a TLS proxy on this machine"));
-        }
-        let uri: Uri = url.parse().map_err(|_| wrong("it has to be http://HOST:PORT"))?;
+        let form = "it has to be http://HOST:PORT or https://HOST:PORT";
+        let uri: Uri = url.parse().map_err(|_| wrong(form))?;
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
-        if uri.scheme_str() != Some("http") || authority.is_none() || uri.query().is_some() {
-            return Err(wrong("it has to be http://HOST:PORT"));
+        let is_https = uri.scheme_str() == Some("https");
+        if !(is_https || uri.scheme_str() == Some("http")) || authority.is_none() || uri.query().is_some() {
+            return Err(wrong(form));
+        }
+        if let Some(flag) = tls.given().filter(|_| !is_https) {
+            return Err(wrong(&format!(
+                "{flag} is for https:// only; nothing of it would hold for this URL"
+            )));
         }
         let token = match token.map(|token| HeaderValue::from_str(&format!("Bearer {token}"))).transpose() {
             Ok(token) => token.map(|mut token| {
@@ -141,9 +147,15 @@ impl Service {
             }),
             Err(_) => return Err(Failure::refused("the token holds characters that no token has")),
         };
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_MAX));
-        connector.set_nodelay(true);
+        let mut tcp = HttpConnector::new();
+        tcp.set_connect_timeout(Some(CONNECT_MAX));
+        tcp.set_nodelay(true);
+        tcp.enforce_http(false);
+        // For http:// nothing is read: a machine without root certificates can still speak to itself.
+        let config = if is_https { tls.config()? } else { TlsArgs::nobody()? };
+        let connector = HttpsConnectorBuilder::new().with_tls_config(config);
+        let connector = if is_https { connector.https_only() } else { connector.https_or_http() };
+        let connector = connector.enable_http1().wrap_connector(tcp);
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { base: url.trim_end_matches('/').to_owned(), token, client })
     }
@@ -259,11 +271,15 @@ mod tests {
 
     #[tokio::test]
     async fn urls() {
+        let open = |url| Service::new(url, None, &TlsArgs::default());
         for good in ["http://127.0.0.1:8080", "http://h/", "http://[::1]:1/prefix"] {
-            assert!(Service::new(good, None).is_ok(), "{good}");
+            assert!(open(good).is_ok(), "{good}");
         }
-        for bad in ["https://h", "h:8080", "ftp://h", "http://u:p@h", "", "http://h?x"] {
-            assert!(Service::new(bad, None).is_err(), "{bad}");
+        for bad in ["h:8080", "ftp://h", "http://u:p@h", "https://u:p@h", "", "http://h?x"] {
+            assert!(open(bad).is_err(), "{bad}");
         }
+        let tls = TlsArgs { ca: Some("ca.pem".into()), ..TlsArgs::default() };
+        let refused = Service::new("http://h", None, &tls).err().unwrap();
+        assert!(refused.to_string().contains("--ca is for https:// only"), "{refused}");
     }
 }

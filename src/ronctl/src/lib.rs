@@ -22,7 +22,9 @@ mod say;
 mod seal;
 mod submit;
 mod tail;
+mod tls;
 mod top;
+mod verify_attestation;
 #[doc(hidden)]
 pub mod verify_proof;
 mod why;
@@ -53,6 +55,8 @@ enum Verb {
     Why(why::WhyArgs),
     /// Check the proof of one actor's payout, or of its absence, against a root
     VerifyProof(verify_proof::VerifyProofArgs),
+    /// Check the signatures that vouch for a commitment, Ed25519 and ML-DSA-65
+    VerifyAttestation(verify_attestation::VerifyAttestationArgs),
     /// Compare two manifests, run directories or tables of allocations
     Diff(diff::DiffArgs),
     /// Look at settings as the service would load them
@@ -88,6 +92,7 @@ pub fn run() -> ExitCode {
         Verb::Replay(args) => replay::replay(&args, json),
         Verb::Why(args) => why::why(&args, json),
         Verb::VerifyProof(args) => verify_proof::verify_proof(&args, json),
+        Verb::VerifyAttestation(args) => verify_attestation::verify_attestation(&args, json),
         Verb::Diff(args) => diff::diff(&args, json),
         Verb::Config(verb) => config::config(verb, json),
         Verb::Tail(args) => tail::tail(&args, json),

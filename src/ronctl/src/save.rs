@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::http::{Service, chain, full, read};
+use crate::verify_attestation;
 use http::header::ACCEPT;
 use http_body_util::BodyExt;
 use rewarder_model::{Attestation, Cid, EpochId, Manifest, TenantId, run_key};
@@ -34,6 +35,8 @@ pub struct Expected {
     pub policy_hash: Cid,
     /// What compute answered, if it did.
     pub commitment: Option<Cid>,
+    /// Whether its attestation has to carry ML-DSA-65.
+    pub require_pq: bool,
 }
 
 /// What was saved.
@@ -67,9 +70,7 @@ pub async fn save(service: &Service, expected: &Expected, out: &Path) -> Result<
         .map_err(|_| Failure::new("the service's answer about the epoch is not of the contract's form"))?;
     let manifest = check(epoch.manifest.get().as_bytes(), expected)?;
     let commitment = manifest.commitment();
-    if let Some(attestation) = epoch.attestation {
-        check_attestation(attestation.get(), &commitment)?;
-    }
+    check_attestation(epoch.attestation.map_or("null", RawValue::get), &commitment, expected.require_pq)?;
     let written = |name: &str| {
         let path = out.join(name);
         move |e: std::io::Error| Failure::new(format!("{} cannot be written: {e}", path.display()))
@@ -134,17 +135,17 @@ fn check(bytes: &[u8], expected: &Expected) -> Result<Manifest, Failure> {
     }
 }
 
-fn check_attestation(text: &str, commitment: &Cid) -> Result<(), Failure> {
+fn check_attestation(text: &str, commitment: &Cid, require_pq: bool) -> Result<(), Failure> {
     let wrong = |what: &str| Failure::new(format!("the attestation {what}; nothing was saved"));
-    let Some(attestation) =
-        serde_json::from_str::<Option<Attestation>>(text).map_err(|_| wrong("is not of its form"))?
-    else {
-        return Ok(());
-    };
-    if attestation.commitment != *commitment {
-        return Err(wrong("is for another commitment"));
+    let attestation =
+        serde_json::from_str::<Option<Attestation>>(text).map_err(|_| wrong("is not of its form"))?;
+    match attestation {
+        Some(attestation) => {
+            verify_attestation::check(&attestation, commitment, require_pq).map(|_| ()).map_err(|e| wrong(&e))
+        }
+        None if require_pq => Err(wrong("is missing, and --require-pq wants one")),
+        None => Ok(()),
     }
-    rewarder_emit::verify(&attestation).map(|_| ()).map_err(|e| wrong(&format!("does not hold: {e}")))
 }
 
 /// A directory that held a batch run of something else must not explain this one.

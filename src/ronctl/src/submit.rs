@@ -5,6 +5,7 @@ use crate::bar::{Bar, Sample};
 use crate::failure::{Done, Failure};
 use crate::http::{Answer, Body, Service, TokenArgs, full, runtime};
 use crate::save::{Expected, Saved, save};
+use crate::tls::TlsArgs;
 use crate::{offline, say};
 use bytes::Bytes;
 use clap::Args;
@@ -27,8 +28,8 @@ use svc_rewarder::why::grouped;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Bytes read and sent at once.
-const UPLOAD_BYTES: usize = 1 << 20;
+/// Bytes read and sent at once: they stay in the processor's cache from the file to the socket.
+const UPLOAD_BYTES: usize = 256 * 1024;
 /// Parts of an upload that wait for the network.
 const UPLOAD_PARTS: usize = 4;
 /// When a job that runs on is asked after for the first time, if the service does not say when.
@@ -39,11 +40,13 @@ const FOLLOW_MAX: Duration = Duration::from_secs(3600);
 /// Submits an epoch.
 #[derive(Args)]
 pub struct SubmitArgs {
-    /// The service's http_addr, such as http://127.0.0.1:8080
+    /// The service's http_addr, such as https://rewarder.example:8080
     #[arg(long)]
     url: String,
     #[command(flatten)]
     token: TokenArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Sealed snapshot (.arrows)
     #[arg(long, value_name = "FILE")]
     inputs: PathBuf,
@@ -76,7 +79,7 @@ struct Job<'a> {
 pub fn submit(args: &SubmitArgs, json: bool) -> Done {
     // A runtime before the client: its connector needs one. Everything that can be refused here is, before the network.
     let runtime = runtime()?;
-    let service = Service::new(&args.url, Some(&args.token.read()?))?;
+    let service = Service::new(&args.url, Some(&args.token.read()?), &args.tls)?;
     let source = run::open(&args.inputs)?;
     let header = rewarder_decode::header_of(&*source)
         .map_err(|e| Refusal::new(Reason::SnapshotInvalid, format!("{}: {e}", args.inputs.display())))?;
@@ -146,6 +149,7 @@ impl Job<'_> {
             inputs_cid: self.inputs_cid,
             policy_hash: self.policy.hash(),
             commitment: answer["commitment"].as_str().and_then(|text| text.parse().ok()),
+            require_pq: self.args.tls.require_pq,
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::failure::{Done, Failure};
 use crate::http::{Service, full, read, runtime};
 use crate::say;
+use crate::tls::TlsArgs;
 use clap::{Args, ValueEnum};
 use http_body_util::BodyExt;
 use rewarder_admit::Timestamp;
@@ -24,6 +25,8 @@ pub struct TailArgs {
     /// The service's metrics_addr
     #[arg(long, default_value = "http://127.0.0.1:9909")]
     url: String,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Only these events
     #[arg(long)]
     topic: Option<Topic>,
@@ -54,7 +57,7 @@ impl TailArgs {
 /// Follows until the count is reached, or the service stays away.
 pub fn tail(args: &TailArgs, json: bool) -> Done {
     let runtime = runtime()?;
-    let service = Service::new(&args.url, None)?;
+    let service = Service::new(&args.url, None, &args.tls)?;
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut lost = 0;
     runtime.block_on(async {

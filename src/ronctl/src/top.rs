@@ -4,6 +4,7 @@
 use crate::failure::{Done, Failure};
 use crate::http::{Service, runtime};
 use crate::say;
+use crate::tls::TlsArgs;
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ pub struct TopArgs {
     /// The service's metrics_addr
     #[arg(long, default_value = "http://127.0.0.1:9909")]
     url: String,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Print once and end
     #[arg(long)]
     once: bool,
@@ -56,7 +59,7 @@ struct View {
 /// Watches.
 pub fn top(args: &TopArgs, json: bool) -> Done {
     let runtime = runtime()?;
-    let service = Service::new(&args.url, None)?;
+    let service = Service::new(&args.url, None, &args.tls)?;
     let live = !args.once && !json && std::io::stdout().is_terminal();
     let mut before = Samples::default();
     loop {

@@ -3,6 +3,7 @@
 
 use crate::failure::{Done, Failure};
 use crate::http::{Service, TokenArgs, runtime, segment};
+use crate::tls::TlsArgs;
 use crate::{offline, say};
 use clap::Args;
 use rewarder_decode::actor_rows;
@@ -42,6 +43,8 @@ pub struct WhyArgs {
     root: Option<Cid>,
     #[command(flatten)]
     token: TokenArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Explains, in words or as JSON.
@@ -117,7 +120,7 @@ struct ActorAnswer {
 
 fn from_service(args: &WhyArgs, url: &str, epoch: &EpochId, json: bool) -> Done {
     let runtime = runtime()?;
-    let service = Service::new(url, Some(&args.token.read()?))?;
+    let service = Service::new(url, Some(&args.token.read()?), &args.tls)?;
     let path = format!("/rewarder/epochs/{epoch}/allocations/{}", segment(&args.actor));
     let answer = runtime.block_on(service.get(&path, "application/json"))?;
     if answer.status != http::StatusCode::OK {

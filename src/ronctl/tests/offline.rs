@@ -151,14 +151,14 @@ fn verify_proof_shows_payouts_and_absences_and_nothing_else() {
     let root = Cid::of(&text);
     let verify = |actor: &str| desk.words(&format!("verify-proof proof.json --root {root} --actor {actor}"));
     for (actor, expected) in [("ada", "6000\n"), ("cleo", "2105\n"), ("aa", "none\n"), ("dora", "none\n")] {
-        let proof = proof::prove(&text, root, &proof::find(&text, actor.as_bytes()));
+        let proof = proof::prove(&text, &proof::Tree::default(), root, &proof::find(&text, actor.as_bytes()));
         desk.write("proof.json", serde_json::to_vec(&proof).unwrap());
         assert_eq!(verify(actor).ends(0).out, expected, "{actor}");
         // The whole answer of the service holds it as a member.
         desk.write("proof.json", json!({ "actor": actor, "proof": proof }).to_string());
         assert_eq!(verify(actor).ends(0).out, expected, "{actor}");
     }
-    let proof = proof::prove(&text, root, &proof::find(&text, b"ada"));
+    let proof = proof::prove(&text, &proof::Tree::default(), root, &proof::find(&text, b"ada"));
     desk.write("proof.json", serde_json::to_vec(&proof).unwrap());
     assert_eq!(verify("cleo").ends(1).out, "", "a proof of another");
     let elsewhere = Cid::of(b"another table");

@@ -7,11 +7,14 @@
 use crate::capability::{ClientCert, Grant, Keyring, Scope};
 use crate::error::Denied;
 use crate::metrics::AUTH_FAILURES_TOTAL;
+use crate::remembered::Remembered;
 use arc_swap::ArcSwap;
 use metrics::Counter;
 use rewarder_model::world::{BoxFuture, Clock};
 use rewarder_model::{Amount, EpochId, Reason, TenantId};
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Who can tell what a token allows.
@@ -20,24 +23,28 @@ pub trait Verifier: Send + Sync + 'static {
     fn verify<'a>(&'a self, token: &'a str, now: Duration) -> BoxFuture<'a, Result<Grant, Denied>>;
 }
 
-/// Verifies with the keys of the key file.
-pub struct LocalVerifier(ArcSwap<Keyring>);
+/// Verifies with the keys of the key file. What they found good is remembered for as long as they are in force.
+pub struct LocalVerifier(ArcSwap<(Keyring, Remembered)>);
 
 impl LocalVerifier {
     /// Verifies with these keys.
     pub fn new(keyring: Keyring) -> Self {
-        Self(ArcSwap::from_pointee(keyring))
+        Self(ArcSwap::from_pointee((keyring, Remembered::default())))
     }
 
     /// Verifies with these from now on.
     pub fn reload(&self, keyring: Keyring) {
-        self.0.store(Arc::new(keyring));
+        self.0.store(Arc::new((keyring, Remembered::default())));
     }
 }
 
 impl Verifier for LocalVerifier {
     fn verify<'a>(&'a self, token: &'a str, now: Duration) -> BoxFuture<'a, Result<Grant, Denied>> {
-        Box::pin(async move { self.0.load().verify(token, now) })
+        Box::pin(async move {
+            let in_force = self.0.load();
+            let (keyring, remembered) = &**in_force;
+            remembered.or_verify(token, now, || keyring.verify(token, now))
+        })
     }
 }
 
@@ -87,11 +94,17 @@ impl Checker {
                 "no capability was sent: send it as `Authorization: Bearer TOKEN`",
             ));
         };
+        let mut answer = self.verifier.verify(token, self.clock.unix());
+        // The local keyring answers at once, and needs no timer.
+        let at_once = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+        if let Poll::Ready(answer) = at_once {
+            return answer;
+        }
         let late = self.clock.sleep(**self.budget.load());
         tokio::select! {
             // In this order, so that an answer that is there is never thrown away for a clock.
             biased;
-            answer = self.verifier.verify(token, self.clock.unix()) => answer,
+            answer = answer => answer,
             () = late => Err(Denied::new(Reason::CapTimeout, "the capability could not be checked in time; try again")),
         }
     }

@@ -3,7 +3,9 @@
 //! | question | file | says no with |
 //! |---|---|---|
 //! | is this capability ours, and does it grant this? | [`capability`], [`check`] | `unauth`, `scope`, `caveat`, `tenant`, `cap_timeout` |
+//! | the same, if another service has the keys | [`upstream`] | the same |
 //! | does this tenant, or do all together, send too fast? | [`limiter`] | `tenant_rate`, `over_capacity` |
+//! | when may it come again? | [`limiter`] exactly, [`departures`] by what left lately | |
 //! | are too many requests under way? | [`inflight`] | `over_capacity` |
 //! | is the same computation under way already? | [`single_flight`] | nothing: twins wait together |
 //!
@@ -14,19 +16,24 @@
 pub mod capability;
 pub mod check;
 pub mod config;
+pub mod departures;
 pub mod error;
 pub mod inflight;
 pub mod limiter;
 pub mod metrics;
+mod remembered;
 pub mod single_flight;
+pub mod upstream;
 
 pub use capability::{Caveat, ClientCert, Grant, Inspection, Keyring, Scope, Timestamp};
 pub use check::{Checker, LocalVerifier, Pass, Verifier};
 pub use config::Limits;
+pub use departures::Departures;
 pub use error::{Denied, KeyringError, Refused, TokenError};
 pub use inflight::{Inflight, Inside};
-pub use limiter::Limiter;
+pub use limiter::{Limiter, Standing, Wish};
 pub use single_flight::{Follow, Joined, Lead, SingleFlight};
+pub use upstream::{UpstreamVerifier, VerifierUrl};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

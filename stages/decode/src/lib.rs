@@ -26,6 +26,6 @@ mod tree;
 
 pub use dictionary::{Dictionary, Kind};
 pub use error::{DecodeError, Fault, Place};
-pub use lookup::{ActorRows, actor_rows, header_of};
+pub use lookup::{ActorRows, Lookup, actor_rows, header_of};
 pub use read::{Decoded, Progress, RowSink, Rows, decode, hash};
 pub use source::{FileSource, Source};

@@ -1,7 +1,10 @@
-//! One actor's rows, found without reading the others: for explanations.
+//! One actor's rows, found without decoding the others: for explanations.
 //!
 //! The snapshot was verified when it was computed; this reads only the actor keys (four bytes a row) and checks what it
 //! reads as decode does, but it does not hash. What it says explains a result and never makes one.
+//!
+//! Who asks once reads all keys once ([`actor_rows`]). Who is asked again and again lets a [`Lookup`] note at which rows each key
+//! stands, four bytes for each row and actor, and reads no other row from then on.
 
 use crate::error::{Broken, DecodeError, Fault};
 use crate::frame::{self, PREFIX_BYTES, Prefix};
@@ -36,37 +39,214 @@ pub fn actor_rows(
     actor: &[u8],
     sorted: bool,
 ) -> Result<Option<ActorRows>, DecodeError> {
-    let mut scan = Scan {
-        source,
-        actor,
-        sorted,
-        opened: None,
-        found: None,
-        categories: Vec::new(),
-        units: BTreeMap::new(),
-        rows: 0,
-    };
-    let (mut at, len) = (0u64, source.len());
-    while at < len {
-        let mut prefix = [0; PREFIX_BYTES];
-        source.read_at(at, &mut prefix)?;
-        let Prefix::Metadata(metadata_len) = frame::prefix(prefix)? else { break };
-        let mut metadata = vec![0; metadata_len];
-        source.read_at(at + PREFIX_BYTES as u64, &mut metadata)?;
-        let body = at + (PREFIX_BYTES + metadata_len) as u64;
-        let (message, body_len) = frame::message(&metadata, len.saturating_sub(body))?;
-        if !scan.message(&message, body, body_len)? {
-            return Ok(None);
+    Lookup::open(source, sorted)?.rows_of(actor)
+}
+
+/// A snapshot laid open: where its names and rows are.
+#[derive(Debug)]
+pub struct Lookup<S> {
+    source: S,
+    sorted: bool,
+    actors: Values,
+    categories: Vec<String>,
+    batches: Vec<Batch>,
+    rows: u64,
+    index: Option<Index>,
+}
+
+/// Where a batch's columns are.
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    first_row: u64,
+    rows: u64,
+    actors: u64,
+    categories: u64,
+    units: u64,
+}
+
+/// The rows of key `k` are `rows[starts[k]..starts[k + 1]]`.
+#[derive(Debug)]
+struct Index {
+    starts: Vec<u32>,
+    rows: Vec<u32>,
+}
+
+impl<S: Source> Lookup<S> {
+    /// Reads the messages' heads and the categories.
+    ///
+    /// # Errors
+    /// When the bytes cannot be read or are not those that were computed.
+    pub fn open(source: S, sorted: bool) -> Result<Self, DecodeError> {
+        let (mut opened, mut actors, mut categories) = (None::<Opened>, None, None);
+        let (mut batches, mut rows) = (Vec::new(), 0u64);
+        let (mut at, len) = (0u64, source.len());
+        while at < len {
+            let mut prefix = [0; PREFIX_BYTES];
+            source.read_at(at, &mut prefix)?;
+            let Prefix::Metadata(metadata_len) = frame::prefix(prefix)? else { break };
+            let mut metadata = vec![0; metadata_len];
+            source.read_at(at + PREFIX_BYTES as u64, &mut metadata)?;
+            let body = at + (PREFIX_BYTES + metadata_len) as u64;
+            let (message, body_len) = frame::message(&metadata, len.saturating_sub(body))?;
+            match (message.header_type(), &opened) {
+                (MessageHeader::Schema, None) => {
+                    let schema = message.header_as_schema().ok_or(Fault::MetadataInvalid.here())?;
+                    opened = Some(header::read(schema)?);
+                }
+                (MessageHeader::DictionaryBatch, Some(opened)) => {
+                    let batch = message.header_as_dictionary_batch().ok_or(Fault::MetadataInvalid.here())?;
+                    let data = batch.data().ok_or(Fault::DictionaryEmptyBatch.here())?;
+                    let is_actor = batch.id() == opened.actor_dictionary;
+                    let layout = frame::dictionary_layout(data, body_len, COLUMNS[usize::from(!is_actor)])?;
+                    let values = Values {
+                        len: layout.rows,
+                        offsets: body + layout.data[0].offset,
+                        values: body + layout.values.offset,
+                        bytes: layout.values.len,
+                    };
+                    *(if is_actor { &mut actors } else { &mut categories }) = Some(values);
+                }
+                (MessageHeader::RecordBatch, Some(_)) => {
+                    let layout =
+                        frame::rows_layout(frame::batch_of(&message)?, body_len, [4, 1, 8], COLUMNS)?;
+                    let [actors, categories, units] = layout.data.map(|span| body + span.offset);
+                    batches.push(Batch { first_row: rows, rows: layout.rows, actors, categories, units });
+                    rows += layout.rows;
+                }
+                _ => return Err(Broken::from(Fault::MessageKind).into()),
+            }
+            at = body + body_len;
         }
-        at = body + body_len;
+        let (actors, categories) = (actors.unwrap_or_default(), categories.unwrap_or_default());
+        // Keys are bytes: names from 256 on are never used.
+        let categories = (0..categories.len.min(256))
+            .map(|index| Ok(String::from_utf8_lossy(&categories.value(&source, index)?).into_owned()))
+            .collect::<Result<_, DecodeError>>()?;
+        Ok(Self { source, sorted, actors, categories, batches, rows, index: None })
     }
-    let Scan { found, units, rows, categories, .. } = scan;
-    let name = |key: u8| categories.get(usize::from(key)).cloned().unwrap_or_default();
-    Ok(found.map(|(_, rank)| ActorRows {
-        rank,
-        rows,
-        units: units.into_iter().map(|(key, units)| (name(key), units)).collect(),
-    }))
+
+    /// Notes at which rows each key stands, if that takes `bytes_max` at most.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn index(&mut self, bytes_max: u64) -> Result<(), DecodeError> {
+        let needed = self.actors.len.saturating_add(self.rows).saturating_add(2).saturating_mul(4);
+        if self.index.is_some() || needed > bytes_max || u32::try_from(self.rows).is_err() {
+            return Ok(());
+        }
+        // A counting sort. Counted two places on, so that filling moves each start to where it belongs.
+        let mut starts = vec![0u32; self.actors.len as usize + 2];
+        let unknown = || DecodeError::from(Broken::from(Fault::KeyOutOfRange));
+        self.keys(|_, keys| {
+            keys.iter().try_for_each(|key| {
+                let count = starts.get_mut(u32::from_le_bytes(*key) as usize + 2);
+                count.map(|count| *count += 1).ok_or_else(unknown)
+            })
+        })?;
+        let mut sum = 0;
+        for start in &mut starts[1..] {
+            sum += *start;
+            *start = sum;
+        }
+        let mut rows = vec![0u32; self.rows as usize];
+        self.keys(|first_row, keys| {
+            keys.iter().zip(first_row as u32..).try_for_each(|(key, row)| {
+                let next = starts.get_mut(u32::from_le_bytes(*key) as usize + 1).ok_or_else(unknown)?;
+                *rows.get_mut(*next as usize).ok_or_else(unknown)? = row;
+                *next += 1;
+                Ok(())
+            })
+        })?;
+        self.index = Some(Index { starts, rows });
+        Ok(())
+    }
+
+    /// Bytes that it holds in memory.
+    pub fn bytes(&self) -> usize {
+        let index = self.index.as_ref().map_or(0, |index| 4 * (index.starts.len() + index.rows.len()));
+        index + size_of::<Batch>() * self.batches.len()
+    }
+
+    /// An actor's rows; `None` if its name is not in the dictionary.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn rows_of(&self, actor: &[u8]) -> Result<Option<ActorRows>, DecodeError> {
+        let found = if self.sorted {
+            self.actors.search(&self.source, actor)?
+        } else {
+            self.actors.scan(&self.source, actor)?
+        };
+        let Some((key, rank)) = found else { return Ok(None) };
+        let mut sums = BTreeMap::<u8, u128>::new();
+        let mut rows = 0;
+        match &self.index {
+            Some(index) => {
+                let bounds = [0, 1].map(|more| index.starts.get(key as usize + more).map(|at| *at as usize));
+                let [Some(start), Some(end)] = bounds else {
+                    return Err(Broken::from(Fault::KeyOutOfRange).into());
+                };
+                for row in index.rows.get(start..end).unwrap_or_default() {
+                    let at = self.batches.partition_point(|batch| batch.first_row <= u64::from(*row));
+                    let batch = self.batches[at - 1];
+                    self.row(&batch, u64::from(*row) - batch.first_row, &mut sums)?;
+                    rows += 1;
+                }
+            }
+            None => {
+                let key = key.to_le_bytes();
+                let mut batch = 0;
+                self.keys(|first_row, keys| {
+                    // A block at a time without branches, so that the compiler makes vectors of it; nearly all hold no match.
+                    for (block, keys) in keys.chunks(1024).enumerate() {
+                        if !keys.iter().fold(false, |found, k| found | (*k == key)) {
+                            continue;
+                        }
+                        for (at, _) in keys.iter().enumerate().filter(|(_, k)| **k == key) {
+                            let row = first_row + (1024 * block + at) as u64;
+                            while self.batches[batch].first_row + self.batches[batch].rows <= row {
+                                batch += 1;
+                            }
+                            self.row(&self.batches[batch], row - self.batches[batch].first_row, &mut sums)?;
+                            rows += 1;
+                        }
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        let name = |key: u8| self.categories.get(usize::from(key)).cloned().unwrap_or_default();
+        let units = sums.into_iter().map(|(key, units)| (name(key), units)).collect();
+        Ok(Some(ActorRows { rank, rows, units }))
+    }
+
+    /// Adds up one row.
+    fn row(&self, batch: &Batch, row: u64, sums: &mut BTreeMap<u8, u128>) -> Result<(), DecodeError> {
+        let (mut category, mut value) = ([0; 1], [0; 8]);
+        self.source.read_at(batch.categories + row, &mut category)?;
+        self.source.read_at(batch.units + 8 * row, &mut value)?;
+        *sums.entry(category[0]).or_default() += u128::from(u64::from_le_bytes(value));
+        Ok(())
+    }
+
+    /// All keys, in parts: the number of the part's first row, and its keys.
+    fn keys(
+        &self,
+        mut each: impl FnMut(u64, &[[u8; 4]]) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        let mut chunk = vec![0; CHUNK_BYTES.min(4 * usize::try_from(self.rows).unwrap_or(CHUNK_BYTES))];
+        for batch in &self.batches {
+            let mut row = 0;
+            while row < batch.rows {
+                let n = (CHUNK_BYTES as u64 / 4).min(batch.rows - row);
+                let keys = &mut chunk[..4 * n as usize];
+                self.source.read_at(batch.actors + 4 * row, keys)?;
+                each(batch.first_row + row, keys.as_chunks::<4>().0)?;
+                row += n;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A snapshot's words about itself, from its first message alone. Nothing behind it is looked at, and nothing is hashed: who
@@ -95,94 +275,6 @@ pub fn header_of(source: &(impl Source + ?Sized)) -> Result<SnapshotHeader, Deco
     Ok(header::read(schema)?.header)
 }
 
-struct Scan<'a, S: ?Sized> {
-    source: &'a S,
-    actor: &'a [u8],
-    sorted: bool,
-    opened: Option<Opened>,
-    /// Key and rank.
-    found: Option<(u32, usize)>,
-    categories: Vec<String>,
-    units: BTreeMap<u8, u128>,
-    rows: u64,
-}
-
-impl<S: Source + ?Sized> Scan<'_, S> {
-    /// Reads one message; `false` once it is certain that the actor is not there.
-    fn message(
-        &mut self,
-        message: &arrow_ipc::Message<'_>,
-        body: u64,
-        body_len: u64,
-    ) -> Result<bool, DecodeError> {
-        match (message.header_type(), &self.opened) {
-            (MessageHeader::Schema, None) => {
-                let schema = message.header_as_schema().ok_or(Fault::MetadataInvalid.here())?;
-                self.opened = Some(header::read(schema)?);
-            }
-            (MessageHeader::DictionaryBatch, Some(opened)) => {
-                let batch = message.header_as_dictionary_batch().ok_or(Fault::MetadataInvalid.here())?;
-                let data = batch.data().ok_or(Fault::DictionaryEmptyBatch.here())?;
-                let is_actor = batch.id() == opened.actor_dictionary;
-                let layout = frame::dictionary_layout(data, body_len, COLUMNS[usize::from(!is_actor)])?;
-                let names = Values {
-                    source: self.source,
-                    offsets: body + layout.data[0].offset,
-                    values: body + layout.values.offset,
-                    bytes: layout.values.len,
-                };
-                if is_actor {
-                    self.found = if self.sorted {
-                        names.search(self.actor, layout.rows)?
-                    } else {
-                        names.scan(self.actor, layout.rows)?
-                    };
-                    return Ok(self.found.is_some());
-                }
-                // Keys are bytes: names from 256 on are never used.
-                self.categories = (0..layout.rows.min(256))
-                    .map(|index| Ok(String::from_utf8_lossy(&names.value(index)?).into_owned()))
-                    .collect::<Result<_, DecodeError>>()?;
-            }
-            (MessageHeader::RecordBatch, Some(_)) => {
-                let layout = frame::rows_layout(frame::batch_of(message)?, body_len, [4, 1, 8], COLUMNS)?;
-                self.batch(layout.rows, layout.data.map(|span| body + span.offset))?;
-            }
-            _ => return Err(Broken::from(Fault::MessageKind).into()),
-        }
-        Ok(true)
-    }
-
-    fn batch(&mut self, rows: u64, [actors, categories, units]: [u64; 3]) -> Result<(), DecodeError> {
-        let Some((key, _)) = self.found else { return Ok(()) };
-        let key = key.to_le_bytes();
-        let mut chunk = vec![0; CHUNK_BYTES.min(4 * rows as usize)];
-        let mut row = 0;
-        while row < rows {
-            let n = (CHUNK_BYTES as u64 / 4).min(rows - row);
-            let keys = &mut chunk[..4 * n as usize];
-            self.source.read_at(actors + 4 * row, keys)?;
-            let keys = keys.as_chunks::<4>().0;
-            // A block at a time without branches, so that the compiler makes vectors of it; nearly all hold no match.
-            for (block, keys) in keys.chunks(1024).enumerate() {
-                if !keys.iter().fold(false, |found, k| found | (*k == key)) {
-                    continue;
-                }
-                for (at, _) in keys.iter().enumerate().filter(|(_, k)| **k == key) {
-                    let row = row + (1024 * block + at) as u64;
-                    let (mut category, mut value) = ([0; 1], [0; 8]);
-                    self.source.read_at(categories + row, &mut category)?;
-                    self.source.read_at(units + 8 * row, &mut value)?;
-                    *self.units.entry(category[0]).or_default() += u128::from(u64::from_le_bytes(value));
-                    self.rows += 1;
-                }
-            }
-            row += n;
-        }
-        Ok(())
-    }
-}
-
 impl From<Fault> for Broken {
     fn from(fault: Fault) -> Self {
         fault.here()
@@ -190,32 +282,38 @@ impl From<Fault> for Broken {
 }
 
 /// A dictionary where it lies.
-struct Values<'a, S: ?Sized> {
-    source: &'a S,
+#[derive(Debug, Clone, Copy, Default)]
+struct Values {
+    len: u64,
     offsets: u64,
     values: u64,
     bytes: u64,
 }
 
-impl<S: Source + ?Sized> Values<'_, S> {
-    fn value(&self, index: u64) -> Result<Vec<u8>, DecodeError> {
+impl Values {
+    fn value(&self, source: &(impl Source + ?Sized), index: u64) -> Result<Vec<u8>, DecodeError> {
         let mut bounds = [0; 8];
-        self.source.read_at(self.offsets + 4 * index, &mut bounds)?;
+        source.read_at(self.offsets + 4 * index, &mut bounds)?;
         let [start, end] =
             [&bounds[..4], &bounds[4..]].map(|b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         if end < start || end > self.bytes {
             return Err(Broken::from(Fault::OffsetsInvalid).into());
         }
         let mut value = vec![0; (end - start) as usize];
-        self.source.read_at(self.values + start, &mut value)?;
+        source.read_at(self.values + start, &mut value)?;
         Ok(value)
     }
 
-    fn search(&self, name: &[u8], len: u64) -> Result<Option<(u32, usize)>, DecodeError> {
-        let (mut low, mut high) = (0, len);
+    /// Key and rank of a name.
+    fn search(
+        &self,
+        source: &(impl Source + ?Sized),
+        name: &[u8],
+    ) -> Result<Option<(u32, usize)>, DecodeError> {
+        let (mut low, mut high) = (0, self.len);
         while low < high {
             let middle = low.midpoint(high);
-            match self.value(middle)?.as_slice().cmp(name) {
+            match self.value(source, middle)?.as_slice().cmp(name) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => return Ok(Some((middle as u32, middle as usize))),
@@ -225,11 +323,16 @@ impl<S: Source + ?Sized> Values<'_, S> {
     }
 
     /// For a dictionary in any order: the rank is the number of smaller names.
-    fn scan(&self, name: &[u8], len: u64) -> Result<Option<(u32, usize)>, DecodeError> {
+    fn scan(
+        &self,
+        source: &(impl Source + ?Sized),
+        name: &[u8],
+    ) -> Result<Option<(u32, usize)>, DecodeError> {
+        let len = self.len;
         let mut offsets = vec![0; 4 * (len as usize + 1)];
-        self.source.read_at(self.offsets, if len == 0 { &mut [] } else { &mut offsets })?;
+        source.read_at(self.offsets, if len == 0 { &mut [] } else { &mut offsets })?;
         let mut values = vec![0; self.bytes as usize];
-        self.source.read_at(self.values, &mut values)?;
+        source.read_at(self.values, &mut values)?;
         let offset = |index: usize| {
             u32::from_le_bytes([
                 offsets[4 * index],

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// Sealed bytes. Each byte is read once and both hashed and decoded from that one copy, so that a source that changes
 /// under our hands can spoil a job but never make it say something that its CID does not cover.
@@ -20,6 +21,26 @@ pub trait Source: Sync {
     /// # Errors
     /// When the bytes cannot be read, or end early.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+}
+
+impl<S: Source + ?Sized> Source for &S {
+    fn len(&self) -> u64 {
+        S::len(self)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        S::read_at(self, offset, buffer)
+    }
+}
+
+impl<S: Source + Send + ?Sized> Source for Arc<S> {
+    fn len(&self) -> u64 {
+        S::len(self)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        S::read_at(self, offset, buffer)
+    }
 }
 
 impl Source for [u8] {

@@ -27,7 +27,9 @@ use arrow_array::{ArrayRef, DictionaryArray, RecordBatch, UInt8Array, UInt32Arra
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use forge::{Batch, Dice, Encoding, Header, Kind, METADATA, Message, Stream};
-use rewarder_decode::{DecodeError, Decoded, Dictionary, Fault, Progress, RowSink, Rows, actor_rows, decode};
+use rewarder_decode::{
+    DecodeError, Decoded, Dictionary, Fault, Lookup, Progress, RowSink, Rows, actor_rows, decode,
+};
 use rewarder_model::{Cid, SnapshotHeader};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, HashMap};
@@ -1028,6 +1030,10 @@ fn look_up(bytes: &[u8], number: u64, rows: &[(String, String, u64)]) {
     let count = mine
         .map(|(_, category, u)| *units.entry(category.clone()).or_default() += u128::from(*u))
         .count() as u64;
+    let mut noted = Lookup::open(bytes, names.order().is_none()).unwrap();
+    noted.index(u64::MAX).unwrap();
+    assert_eq!(noted.rows_of(name).unwrap().as_ref(), Some(&found), "with its rows noted");
+    assert_eq!(noted.rows_of(b"nobody").unwrap(), None);
     assert_eq!((found.rank, found.rows, found.units), (rank, count, units), "looked up");
 }
 
@@ -1066,6 +1072,9 @@ fn check(number: u64, bytes: &[u8], worst: &mut (usize, usize)) -> Verdict {
     } else {
         // Nobody looks up actors in what was refused; if somebody did, it would not panic either.
         let _ = actor_rows(bytes, b"a00001", number.is_multiple_of(2));
+        if let Ok(mut noted) = Lookup::open(bytes, number.is_multiple_of(2)) {
+            let _ = noted.index(u64::MAX).and_then(|()| noted.rows_of(b"a00001"));
+        }
     }
     found
 }

@@ -48,7 +48,7 @@ pub mod spool;
 #[cfg(test)]
 mod tests;
 
-pub use attest::{AttestError, AttestKey, verify};
+pub use attest::{Algorithm, AttestError, AttestKey, Holds, verify};
 pub use audit::{Audit, AuditError};
 pub use breaker::{Breaker, BreakerConfig, Change, Mode};
 pub use config::{DeliveryConfig, EmitConfig, HealthConfig, QuarantineConfig, ReemitConfig};

@@ -42,7 +42,7 @@ pub use config::{StageConfig, StageOverride};
 pub use error::{ConfigError, PoolError, PushError, Unanswered, UnknownStage};
 pub use panicked::Panicked;
 pub use pipeline::{Controls, Drained, Pipeline, StageState};
-pub use pool::Pool;
+pub use pool::{Lane, Pool};
 pub use queue::{Keyed, Receiver, Sender, queue};
 pub use stage::{Context, Step};
 pub use ticket::{Answer, Door, Envelope, Ticket, ticket};

@@ -16,7 +16,7 @@ pub struct Attestation {
 /// One key's signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Signature {
-    /// `Ed25519` (RFC 8032).
+    /// `Ed25519` (RFC 8032), or `ML-DSA-65` (FIPS 204, no context string).
     pub algorithm: String,
     /// Names the key: the CID of the public key's bytes.
     pub key_id: String,

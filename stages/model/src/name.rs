@@ -18,8 +18,21 @@ pub(crate) fn deserialize_text<'de, D: Deserializer<'de>, T>(
     d: D,
     make: impl FnOnce(&str) -> Result<T, D::Error>,
 ) -> Result<T, D::Error> {
-    let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-    make(&text)
+    struct Text<F>(F);
+
+    impl<'de, T, F: FnOnce(&str) -> T> de::Visitor<'de> for Text<F> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            Ok(self.0(text))
+        }
+    }
+
+    d.deserialize_str(Text(make))?
 }
 
 macro_rules! name {

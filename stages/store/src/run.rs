@@ -15,6 +15,7 @@ use rewarder_model::{Cid, EpochId, TenantId};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 /// Longest name of a part.
@@ -29,7 +30,7 @@ const DELIVERY_BYTES_MAX: usize = 64 * 1024;
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
 
 /// Writes one part; it is called once.
-pub type PartWriter<'a> = dyn FnMut(&mut (dyn Write + Send)) -> io::Result<()> + 'a;
+pub type PartWriter<'a> = dyn FnMut(&mut (dyn Write + Send)) -> io::Result<()> + Send + 'a;
 
 /// Where the bytes of a part come from.
 pub enum Part<'a> {
@@ -71,8 +72,8 @@ fn check_part_name(name: &str) -> Result<(), StoreError> {
 }
 
 impl Store {
-    /// Stores a run with all its parts, and makes it the epoch's latest. The parts' writers run on this
-    /// thread.
+    /// Stores a run with all its parts, and makes it the epoch's latest. The parts' writers run beside each
+    /// other, each on a thread of its own.
     ///
     /// # Errors
     /// [`StoreError::Full`], [`StoreError::RunDiffers`], [`StoreError::PartName`], or the disk's; nothing is
@@ -111,22 +112,21 @@ impl Store {
         let inner = &self.0;
         let dir = inner.session.name();
         inner.disk.make_dir(dir.path()).map_err(inner.io("make the directory", dir.path()))?;
-        let mut charge = Charge::new(&inner.space, 0)?;
-        let mut len = 0;
-        for (name, part) in &mut *parts {
-            let path = dir.path().join(*name);
-            let file = inner.disk.create_new(&path).map_err(inner.io("create", &path))?;
-            let mut out = Counted { file, charge: &mut charge, len, refused: None };
-            let written = match part {
-                Part::Bytes(bytes) => out.write_all(bytes),
-                Part::Write(write) => write(&mut out),
+        // Beside each other: the large parts are made while they are written, and each waits for the disk.
+        let written = std::thread::scope(|scope| {
+            let (first, others) = match parts.split_last_mut() {
+                Some((last, others)) => (Some(last), others),
+                None => (None, &mut [][..]),
             };
-            if let Some(error) = out.refused.take() {
-                return Err(error);
-            }
-            written.and_then(|()| out.file.sync()).map_err(inner.io("write", &path))?;
-            len = out.len;
-        }
+            let threads: Vec<_> = others
+                .iter_mut()
+                .map(|(name, part)| scope.spawn(|| self.write_part(dir.path(), name, part)))
+                .collect();
+            let first = first.map(|(name, part)| self.write_part(dir.path(), name, part));
+            let others =
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            others.chain(first).collect::<Result<Vec<_>, _>>()
+        })?;
         inner.sync(dir.path())?;
         let runs = Path::new(RUNS).join(tenant.as_str());
         inner.dir(&runs)?;
@@ -138,11 +138,30 @@ impl Store {
         };
         inner.sync(&runs)?;
         if new {
-            charge.keep(len);
+            written.into_iter().for_each(|(charge, len)| charge.keep(len));
             return Ok(Put::Created);
         }
         self.stored_run_is_the_same(tenant, run_key, parts)?;
         Ok(Put::Existing)
+    }
+
+    /// Writes one part, durable when it returns; what it takes of the store's space, and its length.
+    fn write_part(&self, dir: &Path, name: &str, part: &mut Part<'_>) -> Result<(Charge, u64), StoreError> {
+        let inner = &self.0;
+        let path = dir.join(name);
+        let file = inner.disk.create_new(&path).map_err(inner.io("create", &path))?;
+        let mut charge = Charge::new(&inner.space, 0)?;
+        let mut out = Counted { file, charge: &mut charge, len: 0, refused: None };
+        let written = match part {
+            Part::Bytes(bytes) => out.write_all(bytes),
+            Part::Write(write) => write(&mut out),
+        };
+        if let Some(error) = out.refused.take() {
+            return Err(error);
+        }
+        written.and_then(|()| out.file.sync()).map_err(inner.io("write", &path))?;
+        let len = out.len;
+        Ok((charge, len))
     }
 
     /// False if there is no such run; an error if there is one with another manifest.

@@ -2,7 +2,8 @@
 
 use crate::run::Scene;
 use rewarder_emit::Outcome;
-use rewarder_model::{Cid, Runs};
+use rewarder_model::{Cid, Intent, Runs, TenantId};
+use rewarder_store::Store;
 
 /// The audit log's file.
 pub const AUDIT: &str = "audit.jsonl";
@@ -104,13 +105,17 @@ fn promises(scene: &Scene) -> Option<String> {
             }
             // What waits for an operator and was lost by the disk is reported as damage, not delivered.
             Some(Outcome::Refused { .. } | Outcome::ForeignDup(_)) if scene.plan.rot => {}
+            Some(Outcome::Held { .. }) if scene.plan.rot && waited(scene, &job.intent) => {}
             Some(Outcome::Held { .. } | Outcome::Refused { .. } | Outcome::ForeignDup(_))
                 if settled.is_none() && !kept && !scene.dropped().contains(run_key) =>
             {
                 return Some(format!("{epoch} was promised and is lost"));
             }
-            // Of two services one may not know yet what the other has settled.
-            Some(Outcome::Conflict(_)) if mine && scene.slots.len() == 1 => {
+            // Of two services one may not know yet what the other has settled; and what an operator has dropped may have
+            // been settled before.
+            Some(Outcome::Conflict(_))
+                if mine && scene.slots.len() == 1 && !scene.dropped().contains(run_key) =>
+            {
                 return Some(format!("{epoch} was called a conflict and is settled"));
             }
             None => return Some(format!("{epoch} was never answered")),
@@ -118,6 +123,22 @@ fn promises(scene: &Scene) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether a run came to wait for an operator, by its record.
+fn waited(scene: &Scene, intent: &Intent) -> bool {
+    scene.slots.iter().any(|slot| {
+        let state = slot.state();
+        let word = state.store.as_ref().map(|store| word(store, &intent.tenant, &intent.run_key));
+        word.is_some_and(|word| matches!(word.as_str(), "refused" | "foreign_dup" | "conflict"))
+    })
+}
+
+/// What the record of a run says.
+fn word(store: &Store, tenant: &TenantId, run_key: &Cid) -> String {
+    let record = store.delivery(tenant, run_key).ok().flatten().unwrap_or_default();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
+    record["result"].as_str().unwrap_or("none").to_owned()
 }
 
 /// What a machine says of its runs is so.
@@ -137,9 +158,8 @@ fn records(scene: &Scene, slot: &crate::run::Slot) -> Option<String> {
     };
     for (tenant, epoch, run_key) in claims {
         let kept = handover.deliverer().spool().find(&run_key).is_some();
-        let record = store.delivery(&tenant, &run_key).ok().flatten().unwrap_or_default();
-        let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
-        let word = record["result"].as_str().unwrap_or("none");
+        let word = word(store, &tenant, &run_key);
+        let word = word.as_str();
         let book = scene.ledger.book();
         let settled = book.settled.get(&run_key).is_some_and(|settled| !settled.rogue);
         let lawful = match word {
@@ -147,8 +167,9 @@ fn records(scene: &Scene, slot: &crate::run::Slot) -> Option<String> {
             // The disk did not take the record of what waits for an operator.
             "none" | "held" => kept,
             "refused" | "foreign_dup" => true,
-            // Of a conflict that re-emission found an operator has to know first.
-            "conflict" => kept,
+            // Of a conflict that re-emission found an operator has to know first; what was dropped and handed over again
+            // and came to wait for an operator says so from its next emission on.
+            "conflict" | "dropped" => kept,
             _ => false,
         };
         if !lawful {

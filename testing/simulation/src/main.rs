@@ -52,11 +52,12 @@ fn main() -> ExitCode {
     };
     let first = number("--first").unwrap_or(0);
     let begun = Instant::now();
-    let (mut failed, mut settled) = (0_u64, 0);
+    let (mut failed, mut settled, mut restarts) = (0_u64, 0, 0);
     let mut faults = BTreeMap::<_, u64>::new();
     for seed in first..first.saturating_add(seeds) {
         let report = run::run(seed, false);
         settled += report.settled;
+        restarts += report.restarts;
         for (kind, n) in report.faults {
             *faults.entry(kind).or_default() += n;
         }
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
     }
     let millis = begun.elapsed().as_millis().max(1);
     let rate = u128::from(seeds) * 1000 / millis;
-    println!("{seeds} seeds, {rate} seeds/s, {settled} settlements, {failed} failed");
+    println!("{seeds} seeds, {rate} seeds/s, {settled} settlements, {restarts} restarts, {failed} failed");
     faults.iter().for_each(|(kind, n)| println!("  {n:>10}  {kind}"));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

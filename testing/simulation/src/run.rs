@@ -225,11 +225,9 @@ impl Slot {
     /// An operator was told that an act is done: its line is there, for good.
     fn acted(&self, act: &'static str, subject: String, reason: String) {
         let mut state = self.state();
-        if let Some(end) = state.disk.peek(check::AUDIT).and_then(|bytes| check::end_of_line(&bytes, &reason))
-        {
-            if end.len() > state.audit.len() {
-                state.audit = end;
-            }
+        let log = state.disk.peek(check::AUDIT).unwrap_or_default();
+        if let Some(end) = check::end_of_line(&log, &reason).filter(|end| end.len() > state.audit.len()) {
+            state.audit = end;
         }
         state.acts.push((act, subject, reason));
     }

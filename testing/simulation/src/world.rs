@@ -12,6 +12,9 @@ use std::time::Duration;
 /// 2027-01-15, when every run begins.
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
+/// What blocks takes up to so long.
+const DISK_MILLIS: u64 = 12;
+
 /// Who a task belongs to: it ends with its host; the network and the people have none.
 pub type Owner = Option<usize>;
 
@@ -24,6 +27,7 @@ struct State {
     hash: u64,
     next: u64,
     tasks: BTreeMap<u64, (BoxFuture<'static, ()>, Owner, Waker)>,
+    /// Sorted: tokio wakes several waiters of one thing in an order of its own random bits.
     ready: Vec<u64>,
     timers: BTreeMap<(Duration, u64), Waker>,
     trace: Option<Vec<String>>,
@@ -42,8 +46,8 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         let mut state = self.0.state();
-        if !state.ready.contains(&self.1) {
-            state.ready.push(self.1);
+        if let Err(at) = state.ready.binary_search(&self.1) {
+            state.ready.insert(at, self.1);
         }
     }
 }
@@ -143,7 +147,7 @@ impl World {
         }
         let ready = state.ready.len() as u64;
         let pick = throw(&mut state.dice) % ready;
-        let id = state.ready.swap_remove(usize::try_from(pick).unwrap_or(0));
+        let id = state.ready.remove(usize::try_from(pick).unwrap_or(0));
         let Some((mut future, owner, waker)) = state.tasks.remove(&id) else { return true };
         drop(state);
         if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
@@ -270,8 +274,16 @@ impl Spawn for Host {
 
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, bool> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
+        let world = self.world.clone();
         self.world.start(Some(self.id), async move {
+            // What blocks takes its time, before the deed and behind it.
+            if world.one_in(2) {
+                world.sleep(world.millis(DISK_MILLIS)).await;
+            }
             work();
+            if world.one_in(4) {
+                world.sleep(world.millis(DISK_MILLIS)).await;
+            }
             let _ = sender.send(());
         });
         Box::pin(async move { receiver.await.is_ok() })

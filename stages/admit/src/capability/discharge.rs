@@ -38,7 +38,7 @@ const TAG_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
 
 /// A capability as it is sent: the root, then its discharges.
-pub(super) struct Presented(Vec<Vec<u8>>);
+pub(crate) struct Presented(Vec<Vec<u8>>);
 
 impl Presented {
     /// Decodes what follows `Bearer `.

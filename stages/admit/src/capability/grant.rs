@@ -3,8 +3,10 @@
 
 use super::caveat::{Caveat, EpochPrefix, Scope};
 use super::client_cert::{CertFingerprint, ClientCert};
+use super::timestamp::Timestamp;
 use crate::error::Denied;
 use rewarder_model::{Amount, EpochId, Reason, TenantId};
+use std::ops::Range;
 use std::time::Duration;
 
 /// A verified capability, reduced to what it allows.
@@ -16,6 +18,8 @@ pub struct Grant {
     pool_max: Option<Amount>,
     client_certs: Vec<CertFingerprint>,
     is_dry_run_only: bool,
+    /// When all caveats of time hold (Unix time), the end not included.
+    times: Range<Duration>,
 }
 
 /// A set of the scopes that are known here, a bit each.
@@ -42,11 +46,12 @@ impl Grant {
     ///
     /// Missing scopes are no failure here: the grant then allows none, and [`Self::allows`] says which one
     /// was needed.
-    pub(super) fn of<'a>(caveats: impl Iterator<Item = &'a [u8]>, now: Duration) -> Result<Self, Denied> {
+    pub(crate) fn of<'a>(caveats: impl Iterator<Item = &'a [u8]>, now: Duration) -> Result<Self, Denied> {
         let mut tenants: Option<Result<TenantId, ()>> = None;
         let mut scopes: Option<Scopes> = None;
         let mut client_certs = Vec::new();
         let (mut epoch_prefixes, mut pool_max, mut is_dry_run_only) = (Vec::new(), None::<Amount>, false);
+        let mut times = Duration::ZERO..Duration::MAX;
         for (index, text) in caveats.enumerate() {
             let caveat = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
             match caveat.ok_or_else(|| unknown(index))? {
@@ -73,7 +78,8 @@ impl Grant {
                         "the caveat expires does not hold: the capability has expired; ask for a new one";
                     return Err(Denied::new(Reason::Caveat, detail));
                 }
-                Caveat::NotBefore(_) | Caveat::Expires(_) => {}
+                Caveat::NotBefore(from) => times.start = times.start.max(from.unix()),
+                Caveat::Expires(end) => times.end = times.end.min(end.unix()),
                 Caveat::MaxPool(most) => pool_max = Some(pool_max.map_or(most, |so_far| so_far.min(most))),
                 Caveat::ClientCert(cert) => client_certs.push(cert),
                 Caveat::DryRun => is_dry_run_only = true,
@@ -90,7 +96,20 @@ impl Grant {
             None => return Err(Denied::new(Reason::Tenant, "the capability names no tenant")),
         };
         let scopes = scopes.unwrap_or(Scopes(0));
-        Ok(Self { tenant, scopes, epoch_prefixes, pool_max, client_certs, is_dry_run_only })
+        Ok(Self { tenant, scopes, epoch_prefixes, pool_max, client_certs, is_dry_run_only, times })
+    }
+
+    /// Whether what was found at one time holds at `now` (Unix time) too.
+    pub(crate) fn holds_at(&self, now: Duration) -> bool {
+        self.times.contains(&now)
+    }
+
+    /// The same grant, which holds no longer than the key that signed it.
+    pub(super) fn until(mut self, end: Option<Timestamp>) -> Self {
+        if let Some(end) = end {
+            self.times.end = self.times.end.min(end.unix());
+        }
+        self
     }
 
     /// On whose behalf.

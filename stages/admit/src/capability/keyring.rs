@@ -97,16 +97,16 @@ impl Keyring {
         let root = &named.unwrap_or(&self.keys[0]).root;
         let walked = discharge::walk(root, macaroon);
         let is_ours = verify_slices_are_equal(walked.signature.as_ref(), macaroon.signature).is_ok();
-        if named.is_none() || !is_ours {
+        let Some(named) = named.filter(|_| is_ours) else {
             return Err(Denied::unverified());
-        }
+        };
         if self.revoked.contains(macaroon.identifier) {
             let detail = "the capability was revoked; ask its issuer for a new one";
             return Err(Denied::new(Reason::Unauth, detail));
         }
         let discharged = discharge::check(macaroon, walked, discharges)?;
         let own = macaroon.caveats.iter().filter(|caveat| !caveat.is_third_party()).map(|caveat| caveat.text);
-        Grant::of(own.chain(discharged), now)
+        Grant::of(own.chain(discharged), now).map(|grant| grant.until(named.retire_after))
     }
 
     /// Makes a token with these caveats, signed by the last key.
@@ -148,6 +148,17 @@ pub fn attenuate(token: &str, caveat: &Caveat) -> Result<String, TokenError> {
     wire::add_caveat(&mut narrowed, text.as_bytes());
     wire::close(&mut narrowed, signature.as_ref());
     wire::encode(&narrowed)
+}
+
+/// A token of good form that nobody has issued: its name and its signature are random. Whoever affirms it affirms anything.
+pub(crate) fn nobodys(entropy: &dyn Entropy) -> String {
+    let (mut nonce, mut signature) = ([0; NONCE_BYTES], [0; 32]);
+    entropy.fill(&mut nonce);
+    entropy.fill(&mut signature);
+    let mut bytes = wire::begin(LOCATION, format!("nobody:{}", hex(&nonce).as_str()).as_bytes());
+    wire::close(&mut bytes, &signature);
+    // Some hundred bytes are no token that is too long.
+    wire::encode(&bytes).unwrap_or_default()
 }
 
 /// The key id of `{key id}:{nonce}`.

@@ -33,3 +33,6 @@ pub use key_file::{FILE_BYTES_MAX, KEYS_MAX, REVOKED_MAX, Rotated, keygen, revok
 pub use keyring::{Keyring, attenuate};
 pub use timestamp::{Timestamp, expiry};
 pub use wire::{CAVEATS_MAX, TOKEN_CHARS_MAX};
+
+pub(crate) use discharge::Presented;
+pub(crate) use keyring::nobodys;

@@ -42,7 +42,7 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 
 /// A macaroon within the bytes of its token. Any part may be a lie until the signature has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Macaroon<'a> {
+pub(crate) struct Macaroon<'a> {
     pub location: Option<&'a [u8]>,
     pub identifier: &'a [u8],
     pub caveats: Vec<RawCaveat<'a>>,
@@ -51,7 +51,7 @@ pub(super) struct Macaroon<'a> {
 
 /// A caveat as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RawCaveat<'a> {
+pub(crate) struct RawCaveat<'a> {
     /// A restriction, or the name under which another service knows what it is to discharge.
     pub text: &'a [u8],
     /// Where that service is; a hint.

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod delivery;
+mod handover;
 mod house;
 mod peer;
 pub(crate) mod world;

@@ -1,0 +1,212 @@
+//! Claims, records, and what a crash left between them.
+
+use super::world::{Dice, HandClock, HastyClock, Tokio};
+use crate::*;
+use rewarder_model::manifest::{Inputs, KERNEL, PolicyRef, SCHEMA};
+use rewarder_model::world::{BoxFuture, Clock};
+use rewarder_model::{
+    Cid, Claim, EpochId, Intent, Manifest, Runs, RunsError, Status, TenantId, Totals, run_key,
+};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Notes what it hears and settles everything, unless it wants patience.
+#[derive(Default)]
+struct Noting {
+    heard: Mutex<Vec<&'static str>>,
+    patience: Option<Duration>,
+}
+
+impl Ledger for Noting {
+    fn submit<'a>(&'a self, _: &'a Intent) -> BoxFuture<'a, Result<Answer, LedgerError>> {
+        self.heard.lock().unwrap().push("submit");
+        let patience = self.patience;
+        Box::pin(async move {
+            let busy = |retry_after| LedgerError { retry_after, ..LedgerError::new(Verdict::Retry, "429") };
+            if patience.is_some() { Err(busy(patience)) } else { Ok(Answer::Accepted) }
+        })
+    }
+
+    fn lookup<'a>(&'a self, _: &'a Cid) -> BoxFuture<'a, Result<Option<Record>, LedgerError>> {
+        self.heard.lock().unwrap().push("ask");
+        Box::pin(async { Ok(None) })
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Noting {
+    fn heard(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.heard.lock().unwrap())
+    }
+}
+
+/// Runs in memory.
+#[derive(Default)]
+struct Memory {
+    claims: Mutex<BTreeMap<EpochId, Cid>>,
+    manifests: Mutex<BTreeMap<Cid, Vec<u8>>>,
+    records: Mutex<BTreeMap<Cid, String>>,
+}
+
+impl Runs for Memory {
+    fn claim(&self, _: &TenantId, epoch: &EpochId, run_key: &Cid) -> Result<Claim, RunsError> {
+        let mut claims = self.claims.lock().unwrap();
+        Ok(match claims.get(epoch) {
+            Some(holder) if holder == run_key => Claim::Same,
+            Some(holder) => Claim::Conflict(*holder),
+            None => {
+                claims.insert(epoch.clone(), *run_key);
+                Claim::Claimed
+            }
+        })
+    }
+
+    fn unclaim(&self, _: &TenantId, epoch: &EpochId, run_key: &Cid) -> Result<bool, RunsError> {
+        let mut claims = self.claims.lock().unwrap();
+        let ours = claims.get(epoch) == Some(run_key);
+        if ours {
+            claims.remove(epoch);
+        }
+        Ok(ours)
+    }
+
+    fn claimed(&self) -> Result<Vec<(TenantId, EpochId, Cid)>, RunsError> {
+        let claims = self.claims.lock().unwrap();
+        Ok(claims.iter().map(|(epoch, run_key)| ("acme".parse().unwrap(), epoch.clone(), *run_key)).collect())
+    }
+
+    fn manifest(&self, _: &TenantId, run_key: &Cid) -> Result<Option<Vec<u8>>, RunsError> {
+        Ok(self.manifests.lock().unwrap().get(run_key).cloned())
+    }
+
+    fn delivery(&self, _: &TenantId, run_key: &Cid) -> Result<Option<Vec<u8>>, RunsError> {
+        Ok(self.records.lock().unwrap().get(run_key).map(|record| record.clone().into_bytes()))
+    }
+
+    fn keep_delivery(&self, _: &TenantId, run_key: &Cid, json: &[u8]) -> Result<(), RunsError> {
+        self.records.lock().unwrap().insert(*run_key, String::from_utf8(json.to_vec()).unwrap());
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// Stores run `n` of an epoch of its own.
+    fn run(&self, n: u64) -> Intent {
+        let (epoch_id, cid): (EpochId, _) = (format!("2026-{n}").parse().unwrap(), Cid::of(&n.to_le_bytes()));
+        let manifest = Manifest {
+            allocations_root: cid,
+            inputs: Inputs { actors: 1, cid, rows: 1 },
+            kernel: KERNEL.into(),
+            policy: PolicyRef { hash: cid, id: "p1".parse().unwrap() },
+            reason: None,
+            run_key: run_key(&epoch_id, &cid, &cid),
+            epoch_id,
+            schema: SCHEMA.into(),
+            status: Status::Ok,
+            tenant: "acme".parse().unwrap(),
+            totals: Totals {
+                asset: "roc".parse().unwrap(),
+                budget_minor_units: 1.into(),
+                demanded_minor_units: None,
+                payout_minor_units: 1.into(),
+                pool_minor_units: 1.into(),
+                recipients: 1,
+                residual_minor_units: 0.into(),
+            },
+        };
+        let bytes = manifest.to_canonical_bytes();
+        let intent = Intent::of(&manifest, Cid::of(&bytes));
+        self.manifests.lock().unwrap().insert(intent.run_key, bytes);
+        intent
+    }
+
+    /// What a crash leaves of it: a claim, and this record.
+    fn left(&self, n: u64, record: Option<&str>) -> Intent {
+        let intent = self.run(n);
+        self.claims.lock().unwrap().insert(intent.epoch_id.clone(), intent.run_key);
+        if let Some(word) = record {
+            let json = format!(r#"{{"result":"{word}"}}"#);
+            self.records.lock().unwrap().insert(intent.run_key, json);
+        }
+        intent
+    }
+}
+
+async fn handover(ledger: Arc<Noting>, runs: Arc<Memory>, clock: Arc<dyn Clock>) -> Handover {
+    let spawn = Arc::new(Tokio);
+    let spool = Spool::open(None, QuarantineConfig::default(), &*clock, spawn.clone()).await.unwrap();
+    let latch = Arc::new(Latch::open(None, Arc::new(Audit::open(None).unwrap())).unwrap());
+    let around = Surroundings { ledger, spool, latch, clock, entropy: Arc::new(Dice::new(7)), spawn };
+    let config = DeliveryConfig::default();
+    let deliverer = Deliverer::new(around, config, ReemitConfig::default(), BreakerConfig::default());
+    let handover = Handover::new(deliverer, Some(runs));
+    handover.keep_records();
+    handover
+}
+
+#[tokio::test]
+async fn a_run_that_was_sent_before_is_asked_about_first() {
+    let (ledger, runs) = (Arc::new(Noting::default()), Arc::new(Memory::default()));
+    let it = handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await;
+    it.deliver(runs.run(1)).await.unwrap();
+    assert_eq!(ledger.heard(), ["submit"], "a new one");
+    it.deliver(runs.run(1)).await.unwrap();
+    assert_eq!(ledger.heard(), ["ask", "submit"], "claimed before");
+    let dropped = runs.left(2, Some("dropped"));
+    runs.unclaim(&dropped.tenant, &dropped.epoch_id, &dropped.run_key).unwrap();
+    it.deliver(dropped).await.unwrap();
+    assert_eq!(ledger.heard(), ["ask", "submit"], "recorded before");
+}
+
+#[tokio::test]
+async fn claims_that_a_crash_left_are_brought_to_their_end() {
+    let (ledger, runs) = (Arc::new(Noting::default()), Arc::new(Memory::default()));
+    let words = [None, Some("held"), Some("conflict"), Some("dropped"), Some("refused"), Some("accepted")];
+    let left: Vec<_> = words.iter().zip(0..).map(|(word, n)| runs.left(n, *word)).collect();
+    handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await.recover().await;
+    assert_eq!(ledger.heard(), ["ask", "submit", "ask", "submit"], "never recorded, and held nowhere");
+    let claimed = runs.claimed().unwrap();
+    let stays: Vec<_> =
+        left.iter().map(|intent| claimed.iter().any(|(_, epoch, _)| *epoch == intent.epoch_id)).collect();
+    assert_eq!(stays, [true, true, false, false, true, true]);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_is_tried_until_it_can_be_delivered() {
+    let (ledger, runs) = (Arc::new(Noting::default()), Arc::new(Memory::default()));
+    let left = runs.left(1, None);
+    let it = handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await;
+    it.deliverer().latch_off("invariant", "a test".into()).await;
+    let recovering = it.clone();
+    let recovery = tokio::spawn(async move { recovering.recover().await });
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!recovery.is_finished() && ledger.heard().is_empty());
+    it.deliverer().release_latch("looked at".into()).await.unwrap();
+    recovery.await.unwrap();
+    assert_eq!(ledger.heard(), ["ask", "submit"]);
+    assert!(runs.delivery(&left.tenant, &left.run_key).unwrap().is_some_and(|json| is_settled(&json)));
+}
+
+#[tokio::test]
+async fn the_quarantine_obeys_retry_after() {
+    let patience = Duration::from_secs(30);
+    let ledger = Arc::new(Noting { patience: Some(patience), ..Noting::default() });
+    let (runs, clock) = (Arc::new(Memory::default()), HandClock::new());
+    let it = handover(ledger.clone(), runs.clone(), Arc::new(clock.clone())).await;
+    let delivered = it.deliver(runs.run(1)).await.unwrap();
+    assert!(matches!(delivered.outcome, Outcome::Held { .. }));
+    let mut schedule = Schedule::default();
+    assert_eq!(it.deliverer().reemit_once(&mut schedule, &|_, _| {}).await, patience);
+    clock.advance(patience - Duration::from_millis(1));
+    assert_eq!(it.deliverer().reemit_once(&mut schedule, &|_, _| {}).await, Duration::from_millis(1));
+    assert_eq!(ledger.heard(), ["submit"]);
+    clock.advance(Duration::from_millis(1));
+    it.deliverer().reemit_once(&mut schedule, &|_, _| {}).await;
+    assert_eq!(ledger.heard(), ["submit"], "and then it is sent again");
+}
