@@ -414,10 +414,7 @@ fn show<T: fmt::Debug>(value: &T) -> String {
         // A path or an address, in which capitals count.
         return quoted.to_owned();
     }
-    match inner {
-        word if word.contains(':') => word.to_owned(),
-        word => word.to_lowercase(),
-    }
+    if inner.contains(':') { inner.to_owned() } else { inner.to_lowercase() }
 }
 
 /// What the command line says about settings.

@@ -148,7 +148,7 @@ impl Handover {
         run_key: &Cid,
     ) -> Result<bool, HandoverError> {
         let Some(runs) = &self.runs else { return Ok(false) };
-        let kept = self.deliverer.spool().find(run_key).is_some();
+        let kept = self.deliverer.spool().state(run_key).is_some();
         let (tenant, epoch, run_key) = (tenant.clone(), epoch.clone(), *run_key);
         let open = self
             .ask(runs, move |runs| {

@@ -70,6 +70,7 @@ pub const ALL: &[&str] = &[
     "torn_audit_line_kept",
     // The spool.
     "fsync_left_out",
+    "directory_sync_left_out",
     "failed_write_stays",
     "checksum_not_verified",
     "recovery_skips_the_last",

@@ -97,7 +97,7 @@ fn promises(scene: &Scene) -> Option<String> {
         let mine = settled.is_some_and(|settled| !settled.rogue);
         let kept = scene.slots.iter().any(|slot| {
             let state = slot.state();
-            state.handover.as_ref().is_some_and(|it| it.deliverer().spool().find(run_key).is_some())
+            state.handover.as_ref().is_some_and(|it| it.deliverer().spool().state(run_key).is_some())
         });
         match &client.told {
             Some(Outcome::Accepted | Outcome::Dup) if !mine => {
@@ -157,7 +157,7 @@ fn records(scene: &Scene, slot: &crate::run::Slot) -> Option<String> {
         Err(error) => return Some(format!("the claims cannot be read: {error}")),
     };
     for (tenant, epoch, run_key) in claims {
-        let kept = handover.deliverer().spool().find(&run_key).is_some();
+        let kept = handover.deliverer().spool().state(&run_key).is_some();
         let word = word(store, &tenant, &run_key);
         let word = word.as_str();
         let book = scene.ledger.book();
@@ -174,7 +174,8 @@ fn records(scene: &Scene, slot: &crate::run::Slot) -> Option<String> {
         };
         if !lawful {
             return Some(format!(
-                "{epoch} is claimed by a run whose record says {word}; kept {kept}, settled {settled}"
+                "{epoch} is claimed by a run whose record says {word}; kept {kept}, settled {settled}, stored {}",
+                store.manifest(&tenant, &run_key).is_ok_and(|manifest| manifest.is_some())
             ));
         }
         let disk_was_well = !scene.plan.failing && !scene.plan.full && !scene.plan.rot;

@@ -1,9 +1,10 @@
 //! A disk that loses what was not synced: torn tails, holes, names that did not reach it, and death at any write. It
 //! fails, it is full for a while, and now and then it changes a byte that it had promised to keep.
 //!
-//! Names are a journal in order, as ext4 and XFS keep it: a crash takes a suffix of it. Bytes behind the last sync of a
-//! file survive up to a random length, with random holes. After a failed sync of a file the bytes that it was to make
-//! durable stay in doubt whatever is synced later, as Linux has it.
+//! Each directory reaches the medium by itself, in the order of its changes: a crash takes a suffix of that, whatever other
+//! directories keep; only a rename is kept by both or by neither. That is less than ext4 and XFS promise. Bytes behind the last sync of a file
+//! survive up to a random length, with random holes. After a failed sync of a file the bytes that it was to make durable
+//! stay in doubt whatever is synced later, as Linux has it.
 
 use crate::world::World;
 use rewarder_model::world::disk::{Disk, Entry, Guard, ReadAt, WriteFile};
@@ -19,7 +20,7 @@ const FAILS_ONE_IN: u64 = 40;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Node {
-    Dir,
+    Dir(usize),
     File(usize),
 }
 
@@ -32,17 +33,29 @@ struct File {
 }
 
 type Names = BTreeMap<String, Node>;
-/// Names given and taken away together.
-type Change = Vec<(String, Option<Node>)>;
+
+/// Names of one directory, given and taken away together.
+struct Change {
+    names: Vec<(String, Option<Node>)>,
+    /// A rename between directories is one: what one of them keeps of it, the other keeps too.
+    rename: Option<u64>,
+}
 
 #[derive(Default)]
+struct Dir {
+    live: Names,
+    durable: Names,
+    /// What happened to it since it was last synced.
+    journal: Vec<Change>,
+}
+
 struct Medium {
     files: Vec<File>,
-    names: Names,
-    durable: Names,
-    /// What happened to names since they were last synced.
-    journal: Vec<Change>,
-    locks: BTreeSet<String>,
+    /// The first is the root.
+    dirs: Vec<Dir>,
+    renames: u64,
+    /// Files that are locked.
+    locks: BTreeSet<usize>,
     /// The machine dies at the operation that brings this to 0.
     fuse: Option<u64>,
     boots: u64,
@@ -69,7 +82,7 @@ fn down() -> io::Error {
 }
 
 fn apply(names: &mut Names, change: &Change) {
-    for (name, node) in change {
+    for (name, node) in &change.names {
         match node {
             Some(node) => names.insert(name.clone(), *node),
             None => names.remove(name),
@@ -80,7 +93,18 @@ fn apply(names: &mut Names, change: &Change) {
 impl SimDisk {
     /// An empty one.
     pub fn new(world: World) -> Self {
-        Self { medium: Arc::default(), world, boot: 0, root: "" }
+        let medium = Medium {
+            files: Vec::new(),
+            dirs: vec![Dir::default()],
+            renames: 0,
+            locks: BTreeSet::new(),
+            fuse: None,
+            boots: 0,
+            failing: false,
+            full: false,
+            faults: BTreeMap::new(),
+        };
+        Self { medium: Arc::new(Mutex::new(medium)), world, boot: 0, root: "" }
     }
 
     /// The same disk, seen from a directory that is there.
@@ -90,15 +114,6 @@ impl SimDisk {
 
     fn medium(&self) -> MutexGuard<'_, Medium> {
         self.medium.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn name(&self, path: &Path) -> String {
-        let path = path.to_str().unwrap_or_default();
-        match (self.root, path) {
-            ("", _) => path.to_owned(),
-            (root, "") => root.to_owned(),
-            (root, _) => format!("{root}/{path}"),
-        }
     }
 
     /// The machine dies `n` operations from now; whether operations may fail until then.
@@ -127,10 +142,10 @@ impl SimDisk {
         self.medium().faults.clone()
     }
 
-    /// The bytes of a file as a process sees them, behind the disk's back.
+    /// The bytes of a file in the root as a process sees them, behind the disk's back.
     pub fn peek(&self, name: &str) -> Option<Vec<u8>> {
         let medium = self.medium();
-        match medium.names.get(name) {
+        match medium.dirs[0].live.get(name) {
             Some(Node::File(id)) => Some(medium.files[*id].live.clone()),
             _ => None,
         }
@@ -140,15 +155,23 @@ impl SimDisk {
     pub fn reboot(&self, rot: bool) -> Self {
         let mut guard = self.medium();
         let medium = &mut *guard;
-        let kept = usize::try_from(self.world.below(medium.journal.len() as u64 + 1)).unwrap_or(0);
-        for change in &medium.journal[..kept] {
-            apply(&mut medium.durable, change);
+        let mut kept = Vec::new();
+        for dir in &medium.dirs {
+            let all = dir.journal.len();
+            kept.push(if all == 0 {
+                0
+            } else {
+                usize::try_from(self.world.below(all as u64 + 1)).unwrap_or(0)
+            });
         }
-        if kept < medium.journal.len() {
-            *medium.faults.entry("names lost").or_default() += 1;
+        medium.keep(kept);
+        for dir in &mut medium.dirs {
+            if !dir.journal.is_empty() {
+                *medium.faults.entry("names lost").or_default() += 1;
+                dir.journal.clear();
+                dir.live = dir.durable.clone();
+            }
         }
-        medium.journal.clear();
-        medium.names = medium.durable.clone();
         for file in &mut medium.files {
             let tail = file.live.len() - file.synced;
             if tail > 0 {
@@ -173,18 +196,18 @@ impl SimDisk {
                 }
             }
         }
-        if rot {
-            let spool = medium.names.iter().filter(|(name, _)| name.ends_with(".log"));
-            let files: Vec<_> = spool
-                .filter_map(|(_, node)| if let Node::File(id) = node { Some(*id) } else { None })
-                .collect();
-            if let Some(file) =
-                files.last().and_then(|id| medium.files.get_mut(*id)).filter(|file| !file.live.is_empty())
-            {
-                let at = usize::try_from(self.world.below(file.live.len() as u64)).unwrap_or(0);
-                file.live[at] ^= 1 << self.world.below(8);
-                *medium.faults.entry("bit rot").or_default() += 1;
-            }
+        if rot
+            && let Some(Node::Dir(spool)) = medium.dirs[0].live.get("spool")
+            && let Some(Node::File(id)) = medium.dirs[*spool]
+                .live
+                .iter()
+                .rfind(|(name, _)| name.ends_with(".log"))
+                .map(|(_, node)| *node)
+            && let Some(file) = medium.files.get_mut(id).filter(|file| !file.live.is_empty())
+        {
+            let at = usize::try_from(self.world.below(file.live.len() as u64)).unwrap_or(0);
+            file.live[at] ^= 1 << self.world.below(8);
+            *medium.faults.entry("bit rot").or_default() += 1;
         }
         medium.boots += 1;
         medium.locks.clear();
@@ -221,38 +244,81 @@ impl SimDisk {
 }
 
 impl Medium {
-    fn file(&self, name: &str) -> io::Result<usize> {
-        match self.names.get(name) {
+    /// The directory that this path names.
+    fn dir<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> io::Result<usize> {
+        names.try_fold(0, |dir, name| match self.dirs[dir].live.get(name) {
+            Some(Node::Dir(id)) => Ok(*id),
+            _ => Err(missing()),
+        })
+    }
+
+    /// The directory in which the last name of this path is, and that name.
+    fn at<'a>(&self, root: &str, path: &'a Path) -> io::Result<(usize, &'a str)> {
+        let path = path.to_str().unwrap_or_default();
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        Ok((self.dir(names(root).chain(names(parent)))?, name))
+    }
+
+    fn file(&self, root: &str, path: &Path) -> io::Result<usize> {
+        let (dir, name) = self.at(root, path)?;
+        match self.dirs[dir].live.get(name) {
             Some(Node::File(file)) => Ok(*file),
             _ => Err(missing()),
         }
     }
 
-    fn change(&mut self, change: Change) {
-        apply(&mut self.names, &change);
-        self.journal.push(change);
+    fn change(&mut self, dir: usize, names: Vec<(String, Option<Node>)>, rename: Option<u64>) {
+        let change = Change { names, rename };
+        apply(&mut self.dirs[dir].live, &change);
+        self.dirs[dir].journal.push(change);
     }
 
-    fn insert(&mut self, name: String, node: Node) -> io::Result<()> {
-        if let Some((parent, _)) = name.rsplit_once('/')
-            && self.names.get(parent) != Some(&Node::Dir)
-        {
-            return Err(missing());
+    /// Makes the first so many changes of each directory durable, and those that renames bring with them.
+    fn keep(&mut self, mut kept: Vec<usize>) {
+        loop {
+            let renames: BTreeSet<u64> = (self.dirs.iter().zip(&kept))
+                .flat_map(|(dir, kept)| dir.journal[..*kept].iter().filter_map(|change| change.rename))
+                .collect();
+            let mut more = false;
+            for (dir, kept) in self.dirs.iter().zip(&mut kept) {
+                let of = |change: &Change| change.rename.is_some_and(|rename| renames.contains(&rename));
+                let brought = dir.journal.iter().rposition(of).map_or(0, |at| at + 1);
+                more |= brought > *kept;
+                *kept = brought.max(*kept);
+            }
+            if !more {
+                break;
+            }
         }
-        if self.names.contains_key(&name) {
+        for (dir, kept) in self.dirs.iter_mut().zip(kept) {
+            for change in dir.journal.drain(..kept) {
+                apply(&mut dir.durable, &change);
+            }
+        }
+    }
+
+    fn insert(&mut self, root: &str, path: &Path, node: Node) -> io::Result<()> {
+        let (dir, name) = self.at(root, path)?;
+        if self.dirs[dir].live.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        self.change(vec![(name, Some(node))]);
+        self.change(dir, vec![(name.to_owned(), Some(node))], None);
         Ok(())
     }
 
-    /// A name and all that is below it.
-    fn tree(&self, name: &str) -> Vec<(String, Node)> {
-        let below = format!("{name}/");
-        let own = self.names.get(name).map(|node| (name.to_owned(), *node));
-        let rest = self.names.range(below.clone()..).take_while(|(name, _)| name.starts_with(&below));
-        own.into_iter().chain(rest.map(|(name, node)| (name.clone(), *node))).collect()
+    /// Removes a name, after all that is below it.
+    fn remove(&mut self, dir: usize, name: &str) {
+        if let Some(Node::Dir(below)) = self.dirs[dir].live.get(name).copied() {
+            let names: Vec<_> = self.dirs[below].live.keys().cloned().collect();
+            names.iter().for_each(|name| self.remove(below, name));
+        }
+        self.change(dir, vec![(name.to_owned(), None)], None);
     }
+}
+
+/// The names of a path.
+fn names(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|name| !name.is_empty())
 }
 
 struct Writer(SimDisk, usize);
@@ -309,7 +375,7 @@ impl ReadAt for Reader {
     }
 }
 
-struct Unlock(SimDisk, String);
+struct Unlock(SimDisk, usize);
 
 impl Drop for Unlock {
     fn drop(&mut self) {
@@ -322,25 +388,29 @@ impl Drop for Unlock {
 
 impl Disk for SimDisk {
     fn make_dir(&self, path: &Path) -> io::Result<()> {
-        self.enter(true, true)?.insert(self.name(path), Node::Dir)
+        let mut medium = self.enter(true, true)?;
+        let id = medium.dirs.len();
+        medium.insert(self.root, path, Node::Dir(id))?;
+        medium.dirs.push(Dir::default());
+        Ok(())
     }
 
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
         let mut medium = self.enter(true, true)?;
         let id = medium.files.len();
-        medium.insert(self.name(path), Node::File(id))?;
+        medium.insert(self.root, path, Node::File(id))?;
         medium.files.push(File::default());
         Ok(Box::new(Writer(self.clone(), id)))
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
-        let id = self.enter(false, false)?.file(&self.name(path))?;
+        let id = self.enter(false, false)?.file(self.root, path)?;
         Ok(Box::new(Writer(self.clone(), id)))
     }
 
     fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
         let mut medium = self.enter(true, false)?;
-        let id = medium.file(&self.name(path))?;
+        let id = medium.file(self.root, path)?;
         let file = &mut medium.files[id];
         file.live.truncate(usize::try_from(len).unwrap_or(usize::MAX));
         file.synced = file.live.len();
@@ -352,76 +422,72 @@ impl Disk for SimDisk {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
         let medium = self.enter(false, false)?;
-        let id = medium.file(&self.name(path))?;
+        let id = medium.file(self.root, path)?;
         Ok(Arc::new(Reader(medium.files[id].live.clone())))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut medium = self.enter(true, true)?;
-        let id = medium.file(&self.name(from))?;
-        medium.insert(self.name(to), Node::File(id))
+        let id = medium.file(self.root, from)?;
+        medium.insert(self.root, to, Node::File(id))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut medium = self.enter(true, false)?;
-        let (from, to) = (self.name(from), self.name(to));
-        let tree = medium.tree(&from);
-        match (tree.first().map(|(_, node)| *node), medium.names.get(&to)) {
-            (None, _) => return Err(missing()),
-            (Some(Node::Dir), Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
-            (Some(Node::File(_)), Some(Node::Dir)) => return Err(io::ErrorKind::IsADirectory.into()),
+        let ((from_dir, from), (to_dir, to)) = (medium.at(self.root, from)?, medium.at(self.root, to)?);
+        let node = *medium.dirs[from_dir].live.get(from).ok_or_else(missing)?;
+        match (node, medium.dirs[to_dir].live.get(to)) {
+            (Node::Dir(_), Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (Node::File(_), Some(Node::Dir(_))) => return Err(io::ErrorKind::IsADirectory.into()),
             _ => {}
         }
-        let mut change: Change = tree.iter().map(|(name, _)| (name.clone(), None)).collect();
-        change.extend(
-            tree.into_iter().map(|(name, node)| (format!("{to}{}", &name[from.len()..]), Some(node))),
-        );
-        medium.change(change);
+        let (gone, here) = ((from.to_owned(), None), (to.to_owned(), Some(node)));
+        if from_dir == to_dir {
+            medium.change(to_dir, vec![gone, here], None);
+        } else {
+            medium.renames += 1;
+            let rename = Some(medium.renames);
+            medium.change(to_dir, vec![here], rename);
+            medium.change(from_dir, vec![gone], rename);
+        }
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut medium = self.enter(true, false)?;
-        let name = self.name(path);
-        let tree = medium.tree(&name);
-        if tree.is_empty() {
+        let (dir, name) = medium.at(self.root, path)?;
+        if !medium.dirs[dir].live.contains_key(name) {
             return Err(missing());
         }
-        medium.change(tree.into_iter().map(|(name, _)| (name, None)).collect());
+        medium.remove(dir, name);
         Ok(())
     }
 
-    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
-        let mut guard = self.enter(true, false)?;
-        let medium = &mut *guard;
-        for change in medium.journal.drain(..) {
-            apply(&mut medium.durable, &change);
-        }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut medium = self.enter(true, false)?;
+        let path = path.to_str().unwrap_or_default();
+        let id = medium.dir(names(self.root).chain(names(path)))?;
+        let mut kept = vec![0; medium.dirs.len()];
+        kept[id] = medium.dirs[id].journal.len();
+        medium.keep(kept);
         Ok(())
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
         let medium = self.enter(false, false)?;
-        let name = self.name(path);
-        if !name.is_empty() && medium.names.get(&name) != Some(&Node::Dir) {
-            return Err(missing());
-        }
-        let below = if name.is_empty() { name } else { format!("{name}/") };
-        let names = medium.names.range(below.clone()..).take_while(|(name, _)| name.starts_with(&below));
-        Ok(names
-            .filter_map(|(name, node)| {
-                let name = name[below.len()..].to_owned();
-                (!name.contains('/')).then(|| match node {
-                    Node::Dir => Entry { name, is_dir: true, len: 0 },
-                    Node::File(id) => Entry { name, is_dir: false, len: medium.files[*id].live.len() as u64 },
-                })
-            })
-            .collect())
+        let path = path.to_str().unwrap_or_default();
+        let id = medium.dir(names(self.root).chain(names(path)))?;
+        let entry = |(name, node): (&String, &Node)| {
+            let (name, is_dir) = (name.clone(), matches!(node, Node::Dir(_)));
+            let len = if let Node::File(id) = node { medium.files[*id].live.len() as u64 } else { 0 };
+            Entry { name, is_dir, len }
+        };
+        Ok(medium.dirs[id].live.iter().map(entry).collect())
     }
 
     fn file_len(&self, path: &Path) -> io::Result<Option<u64>> {
         let medium = self.enter(false, false)?;
-        Ok(medium.file(&self.name(path)).ok().map(|id| medium.files[id].live.len() as u64))
+        Ok(medium.file(self.root, path).ok().map(|id| medium.files[id].live.len() as u64))
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<Guard>> {
@@ -429,10 +495,11 @@ impl Disk for SimDisk {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let name = self.name(path);
-        if !self.enter(false, false)?.locks.insert(name.clone()) {
+        let mut medium = self.enter(false, false)?;
+        let id = medium.file(self.root, path)?;
+        if !medium.locks.insert(id) {
             return Ok(None);
         }
-        Ok(Some(Box::new(Unlock(self.clone(), name))))
+        Ok(Some(Box::new(Unlock(self.clone(), id))))
     }
 }

@@ -31,6 +31,11 @@ const FAULTS_END: Duration = Duration::from_secs(6);
 const REST: Duration = Duration::from_secs(300);
 /// More steps than any run takes: a run that spins is a failure, not a hang.
 const STEPS_MAX: u64 = 2_000_000;
+/// The dice of each step have so many sides; what happens at the lowest is a crash, from `FULL` on the disk fills or is
+/// emptied, from `JUMP` on a clock jumps.
+const THROWS: u64 = 60_000;
+const FULL: u64 = 10_000;
+const JUMP: u64 = 20_000;
 /// Most clients of a run.
 const CLIENTS_MAX: u64 = 8;
 /// Room in the store: as good as endless.
@@ -297,7 +302,8 @@ async fn open(
     let deliverer = Deliverer::new(surroundings, settings.delivery, settings.reemit, settings.breaker);
     match port.make_dir(Path::new("store")) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.to_string()),
-        _ => {}
+        // As `RealDisk::new` does it.
+        _ => port.sync_dir(Path::new("")).map_err(|e| e.to_string())?,
     }
     let store = Store::over(Arc::new(disk.below("store")), STORE_BYTES).map_err(|e| e.to_string())?;
     let handover = Handover::new(deliverer, Some(Arc::new(store.clone())));
@@ -660,20 +666,19 @@ fn play(scene: &Arc<Scene>, tally: &mut Tally) -> Option<String> {
                 disk.fill(false);
             }
         }
-        // A crash falls between any two steps of the scheduler, or within an operation of the disk.
         for slot in &scene.slots {
             let dead = slot.state().disk.is_dead();
-            if dead || (!healed && plan.crashes > 0 && world.one_in(plan.crashes)) {
+            // A crash falls between any two steps of the scheduler, or within an operation of the disk.
+            let thrown = if healed { u64::MAX } else { world.below(THROWS) };
+            if dead || (plan.crashes > 0 && thrown < THROWS / plan.crashes) {
                 tally.crashes += 1;
                 tally.restarts += 1;
                 world.note("crash", || slot.id.to_string());
                 crash(scene, slot, !healed && plan.rot && world.one_in(2));
-            }
-            if !healed && plan.full && world.one_in(100) {
+            } else if plan.full && (FULL..FULL + THROWS / 100).contains(&thrown) {
                 let disk = slot.state().disk.clone();
                 disk.fill(world.one_in(4));
-            }
-            if !healed && world.one_in(1000) {
+            } else if (JUMP..JUMP + THROWS / 1000).contains(&thrown) {
                 tally.jumps += 1;
                 let seconds = i64::try_from(world.below(200_000)).unwrap_or(0) - 100_000;
                 world.jump(slot.id, seconds);

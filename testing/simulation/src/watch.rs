@@ -5,6 +5,7 @@ use crate::world::World;
 use rewarder_emit::{BreakerConfig, Deliverer, DeliveryConfig, Mode, QuarantineConfig, ReemitConfig, State};
 use rewarder_model::{Cid, Intent};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,17 +27,21 @@ pub struct Settings {
 
 /// The first law that was broken in a run.
 #[derive(Clone, Default)]
-pub struct Verdict(Arc<Mutex<Option<String>>>);
+pub struct Verdict(Arc<(AtomicBool, Mutex<Option<String>>)>);
 
 impl Verdict {
     /// Notes a broken law; the first one stays.
     pub fn broken(&self, law: impl FnOnce() -> String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(law);
+        self.0.1.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(law);
+        self.0.0.store(true, Ordering::Relaxed);
     }
 
-    /// What was broken.
+    /// What was broken. Asked at each step.
     pub fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        if !self.0.0.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.0.1.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -260,7 +265,7 @@ impl Watch {
         let deliverer = self.seen().deliverer.clone();
         let (mut entry, mut pending, mut mode) = (None, Vec::new(), Mode::Closed);
         if let Some(deliverer) = &deliverer {
-            entry = deliverer.spool().find(run_key).map(|entry| (entry.seq, entry.state));
+            entry = deliverer.spool().state(run_key);
             pending = deliverer.spool().pending();
             mode = deliverer.breaker().mode();
         }

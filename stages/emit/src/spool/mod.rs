@@ -400,6 +400,13 @@ impl Spool {
         index.by_run_key.get(run_key).and_then(|seq| index.kept.get(seq)).and_then(Kept::entry)
     }
 
+    /// Where a run stands and who acts next, without reading its entry.
+    pub fn state(&self, run_key: &Cid) -> Option<(u64, State)> {
+        let index = self.index();
+        let seq = *index.by_run_key.get(run_key)?;
+        Some((seq, index.kept.get(&seq)?.state))
+    }
+
     /// Whoever was sending this run is gone without a word: it is sent again by itself, and asked about first.
     /// Only in memory, since after a crash it is so whatever the disk says.
     pub fn orphaned(&self, run_key: &Cid) {

@@ -22,12 +22,24 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// A disk below `root`, which is made if it is missing.
+    /// A disk below `root`, which is made if it is missing, and durable as a name when this returns: what is synced below
+    /// a directory that a power cut takes away is lost with it.
     ///
     /// # Errors
     /// When the directory can be neither found nor made.
     pub fn new(root: &Path) -> io::Result<Self> {
+        let missing = root.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).count();
         fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(root)?;
+        // Also the parent of one that is there: whoever made it may not have come to this.
+        for made in root.ancestors().take(missing.max(1)) {
+            let parent =
+                made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            match File::open(parent).and_then(|parent| parent.sync_all()) {
+                // One that may not be read cannot be synced by us either.
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+                _ => {}
+            }
+        }
         Ok(Self { root: root.to_owned() })
     }
 }
