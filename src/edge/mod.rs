@@ -41,6 +41,7 @@ use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderName, HeaderVa
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rewarder_admit::{Inside, Pass, Scope, Standing, Wish};
+use rewarder_model::world::BoxFuture;
 use rewarder_model::{EpochId, Reason};
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -81,8 +82,13 @@ pub struct Context {
     place: OnceLock<Inside>,
 }
 
-/// Answers one request; every refusal becomes a problem here.
-pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request; every refusal becomes a problem here. Boxed once, so that it is not moved again and again by those
+/// who wrap it.
+pub fn answer(service: Arc<Service>, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
+    Box::pin(answered(service, request))
+}
+
+async fn answered(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
     let corr_id = CorrId::of(&request);
     let leaving = service.is_leaving();
     let standing = Arc::default();
