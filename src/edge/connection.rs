@@ -13,7 +13,8 @@ use super::frames::{self, Frames, PREFACE};
 use super::places::{Impatient, Place};
 use super::tls::Tls;
 use crate::config::Settings;
-use http::{Request, Response};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -52,6 +53,11 @@ const RESET_FOR_FAULTS_MAX: usize = 64;
 /// Bytes of an answer that the system holds unsent. With its own choice, megabytes, a peer that reads steadily but slowly is
 /// told apart from one that does not read only after minutes; with this, one at the least rate moves something every 8 s.
 const UNSENT_MAX: u32 = 128 * 1024;
+
+/// Refusals of a body that is not read to its end. hyper closes the connection after them; a client that is not told sends its
+/// next request into the closed connection.
+const LEAVES_A_BODY: [StatusCode; 3] =
+    [StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNSUPPORTED_MEDIA_TYPE];
 
 /// What a port speaks.
 #[derive(Clone)]
@@ -234,18 +240,27 @@ where
     let (read_timeout, write_timeout) = (settings.read_timeout_ms.into(), settings.write_timeout_ms.into());
     let rate_min = settings.transfer_rate_min_bytes;
     let verdict = Verdict::default();
+    let farewell = Arc::new(Notify::new());
     let handler = {
-        let place = place.clone();
+        let (place, farewell) = (place.clone(), farewell.clone());
         service_fn(move |mut request: Request<Incoming>| {
             place.prove();
             if let Some(cert) = cert {
                 request.extensions_mut().insert(cert);
             }
-            let response = answer(request);
-            async move { Ok::<_, Infallible>(response.await) }
+            let (response, farewell) = (answer(request), farewell.clone());
+            async move {
+                let mut response = response.await;
+                // In HTTP/2 that is no header but a GOAWAY.
+                if is_h2 && response.headers_mut().remove(CONNECTION).is_some() {
+                    farewell.notify_one();
+                } else if !is_h2 && LEAVES_A_BODY.contains(&response.status()) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         })
     };
-    let farewell = Arc::new(Notify::new());
     let until = Until { farewell: &farewell, stopped };
     let ended = if is_h2 {
         let limits =

@@ -90,7 +90,7 @@ pub fn answer(service: Arc<Service>, request: Request<Incoming>) -> BoxFuture<'s
 
 async fn answered(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
     let corr_id = CorrId::of(&request);
-    let (leaving, version) = (service.is_leaving(), request.version());
+    let leaving = service.is_leaving();
     let standing = Arc::default();
     let context = Context {
         service,
@@ -104,8 +104,7 @@ async fn answered(service: Arc<Service>, request: Request<Incoming>) -> Response
         Err(refusal) => Problem::of(&refusal, corr_id.as_str()).response(),
     };
     response.headers_mut().insert(CORR_ID, corr_id.into_value());
-    // HTTP/2 has GOAWAY for that.
-    if leaving && version < http::Version::HTTP_2 {
+    if leaving {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(standing) = standing.get() {

@@ -280,6 +280,6 @@ mod tests {
         }
         let tls = TlsArgs { ca: Some("ca.pem".into()), ..TlsArgs::default() };
         let refused = Service::new("http://h", None, &tls).err().unwrap();
-        assert!(refused.to_string().contains("--ca is for https:// only"), "{refused}");
+        assert!(format!("{refused:?}").contains("--ca is for https:// only"), "{refused:?}");
     }
 }

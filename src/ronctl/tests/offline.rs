@@ -282,7 +282,9 @@ fn the_network_is_named_when_it_is_not_there() {
     let desk = Desk::sealed();
     let submit = "submit --inputs epoch.arrows --policy policy.json --url";
     desk.words(&format!("{submit} http://127.0.0.1:1 --token x")).ends(1).says("is the service there");
-    desk.words(&format!("{submit} https://h --token x")).ends(2).says("https:// is not spoken yet");
+    let secure = format!("{submit} https://127.0.0.1:1 --token x --ca");
+    desk.words(&format!("{secure} policy.json")).ends(2).says("there is no certificate in it");
+    desk.words(&format!("{submit} http://127.0.0.1:1 --token x --require-pq")).ends(2).says("https:// only");
     desk.words(&format!("{submit} http://127.0.0.1:1")).ends(2).says("there is no capability");
     desk.words("top --once --url http://127.0.0.1:1").ends(1).says("no connection");
 }
