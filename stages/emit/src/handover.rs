@@ -108,7 +108,6 @@ impl Handover {
     }
 
     /// Whoever calls this has the run's turn.
-
     async fn hand(&self, intent: Intent, promised: bool) -> Result<Delivered, HandoverError> {
         let Some(runs) = &self.runs else { return Ok(self.deliverer.deliver(intent).await?) };
         let of = intent.clone();

@@ -66,6 +66,22 @@ pub fn at_rest(scene: &Scene) -> Option<String> {
         .or_else(|| scene.slots.iter().find_map(|slot| records(scene, slot)))
 }
 
+/// At rest, before the next start could mend it: a conflict has given its claim back, if the disk let it.
+pub fn stale(scene: &Scene) -> Option<String> {
+    if scene.plan.failing || scene.plan.full || scene.plan.rot {
+        return None;
+    }
+    scene.slots.iter().find_map(|slot| {
+        let state = slot.state();
+        let (handover, store) = (state.handover.as_ref()?, state.store.as_ref()?);
+        store.claimed().ok()?.iter().find_map(|(tenant, epoch, run_key)| {
+            let kept = handover.deliverer().spool().state(run_key).is_some();
+            let stale = !kept && word(store, tenant, run_key) == "conflict";
+            stale.then(|| format!("{epoch} is claimed by a run whose record says conflict"))
+        })
+    })
+}
+
 fn settlements(scene: &Scene) -> Option<String> {
     let book = scene.ledger.book();
     for (run_key, settled) in book.settled.iter().filter(|(_, settled)| !settled.rogue) {

@@ -707,6 +707,9 @@ fn play(scene: &Arc<Scene>, tally: &mut Tally) -> Option<String> {
             if last_cut {
                 return scene.verdict.get().or_else(|| check::at_rest(scene));
             }
+            if let Some(law) = check::stale(scene) {
+                return Some(law);
+            }
             (last_cut, since) = (true, now);
             world.note("the last power cut", String::new);
             for slot in &scene.slots {
