@@ -117,7 +117,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<ComputeRequest> {
     // An array would pass for the object, field by field in order; the contract has objects only.
     let object = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     if object {
-        match serde_json::from_slice(bytes) {
+        // As one text: checked to be UTF-8 at once, and not string by string.
+        let read = std::str::from_utf8(bytes)
+            .ok()
+            .map_or_else(|| serde_json::from_slice(bytes), serde_json::from_str);
+        match read {
             Ok(request) => return Ok(request),
             Err(e) => {
                 let what = match e.classify() {

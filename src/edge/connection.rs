@@ -241,25 +241,28 @@ where
     let (read_timeout, write_timeout) = (settings.read_timeout_ms.into(), settings.write_timeout_ms.into());
     let rate_min = settings.transfer_rate_min_bytes;
     let verdict = Verdict::default();
+    let farewell = Arc::new(Notify::new());
     let handler = {
-        let place = place.clone();
+        let (place, farewell) = (place.clone(), farewell.clone());
         service_fn(move |mut request: Request<Incoming>| {
             place.prove();
             if let Some(cert) = cert {
                 request.extensions_mut().insert(cert);
             }
             // In a box from its first request on: hyper keeps room for it in every connection, also in one that asks nothing.
-            let response = Box::pin(answer(request));
+            let (response, farewell) = (Box::pin(answer(request)), farewell.clone());
             async move {
                 let mut response = response.await;
-                if !is_h2 && LEAVES_A_BODY.contains(&response.status()) {
+                // In HTTP/2 that is no header but a GOAWAY.
+                if is_h2 && response.headers_mut().remove(CONNECTION).is_some() {
+                    farewell.notify_one();
+                } else if !is_h2 && LEAVES_A_BODY.contains(&response.status()) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
             }
         })
     };
-    let farewell = Arc::new(Notify::new());
     let until = Until { farewell: &farewell, stopped };
     // In boxes, so that a connection that has said nothing yet is small: a task is as large as the largest of its states.
     let ended = if is_h2 {

@@ -41,6 +41,7 @@ use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderName, HeaderVa
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rewarder_admit::{Inside, Pass, Scope, Standing, Wish};
+use rewarder_model::world::BoxFuture;
 use rewarder_model::{EpochId, Reason};
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -81,10 +82,15 @@ pub struct Context {
     place: OnceLock<Inside>,
 }
 
-/// Answers one request; every refusal becomes a problem here.
-pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request; every refusal becomes a problem here. Boxed once, so that it is not moved again and again by those
+/// who wrap it.
+pub fn answer(service: Arc<Service>, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
+    Box::pin(answered(service, request))
+}
+
+async fn answered(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
     let corr_id = CorrId::of(&request);
-    let (leaving, version) = (service.is_leaving(), request.version());
+    let leaving = service.is_leaving();
     let standing = Arc::default();
     let context = Context {
         service,
@@ -98,8 +104,7 @@ pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Respon
         Err(refusal) => Problem::of(&refusal, corr_id.as_str()).response(),
     };
     response.headers_mut().insert(CORR_ID, corr_id.into_value());
-    // HTTP/2 has GOAWAY for that.
-    if leaving && version < http::Version::HTTP_2 {
+    if leaving {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(standing) = standing.get() {

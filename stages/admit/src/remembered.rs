@@ -48,7 +48,11 @@ impl Remembered {
         now: Duration,
         verify: impl FnOnce() -> Result<Grant, Denied>,
     ) -> Result<Grant, Denied> {
-        let secret_at = if token.contains(',') { 0 } else { token.len().saturating_sub(SECRET_CHARS) };
+        let secret_at = if memchr::memchr(b',', token.as_bytes()).is_some() {
+            0
+        } else {
+            token.len().saturating_sub(SECRET_CHARS)
+        };
         // Within a character there is no token of ours.
         let Some((open, secret)) = token.split_at_checked(secret_at) else { return verify() };
         let secret = blake3::hash(secret.as_bytes());

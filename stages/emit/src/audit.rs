@@ -7,8 +7,8 @@
 //! The law: appended and fsynced before the act takes effect, never rewritten. `prev` is the CID of the line
 //! before without its line feed (of the empty text for the first), so that a line changed, taken out or moved
 //! breaks the chain; `b3sum` checks it. A last line without its line feed was being written when the machine
-//! died: its act had not taken effect, and it is cut off. Any other break stops the start, since someone has
-//! been here.
+//! died, and so was one that holds zero bytes, which the disk had no time to write: its act had not taken effect, and it
+//! is cut off. Any other break stops the start, since someone has been here.
 
 use crate::plant;
 use rewarder_model::Cid;
@@ -184,7 +184,13 @@ pub fn verify(bytes: &[u8]) -> Result<Vec<Line>, usize> {
 /// The lines of a log, the CID of the last, and the bytes that whole lines take; or the number of the first
 /// wrong line.
 fn check(bytes: &[u8]) -> Result<(Vec<Line>, Cid, u64), usize> {
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let end_before = |end: usize| bytes[..end].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let mut whole = end_before(bytes.len());
+    let last = end_before(whole.saturating_sub(1));
+    if bytes[last..whole].contains(&0) {
+        // Its end has reached the disk and something before it has not: no line of ours holds a zero byte.
+        whole = last;
+    }
     let mut head = Cid::of(b"");
     let mut lines = Vec::new();
     for (n, text) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
@@ -250,6 +256,23 @@ mod tests {
             audit.append("release", "emission", "x", Duration::ZERO).unwrap();
             assert_eq!(audit.lines().unwrap().len(), 3);
         }
+    }
+
+    #[test]
+    fn a_last_line_with_a_hole_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = three(dir.path());
+        let two = bytes[..bytes.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+        for hole in two..bytes.len() - 1 {
+            let mut torn = bytes.clone();
+            torn[hole] = 0;
+            std::fs::write(dir.path().join(AUDIT_FILE), &torn).unwrap();
+            assert_eq!(open(dir.path()).unwrap().lines().unwrap().len(), 2);
+        }
+        let mut earlier = bytes.clone();
+        earlier[two - 2] = 0;
+        std::fs::write(dir.path().join(AUDIT_FILE), &earlier).unwrap();
+        assert!(matches!(open(dir.path()), Err(AuditError::Broken { line: 2 })), "that one was durable");
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! 4. **A run that was claimed or recorded before may have been sent before**, also one that an operator has dropped: the
 //!    ledger is asked first.
 //!
+//! 5. **One at a time.** Handing over, bringing to an end and dropping take turns by run (`turns`).
+//!
 //! Why not within [`Deliverer`]: a batch job delivers without a store, and a spool that knew of runs would have two laws.
 
 use crate::delivery::{Delivered, Deliverer, Outcome};
@@ -98,6 +100,16 @@ impl Handover {
     /// # Errors
     /// See [`HandoverError`]; an [`Outcome::Conflict`] is none, though the claim is given back for it.
     pub async fn deliver(&self, intent: Intent) -> Result<Delivered, HandoverError> {
+        let _turn = match &self.runs {
+            Some(_) => Some(self.deliverer.turns.take(&intent.run_key).await),
+            None => None,
+        };
+        self.hand(intent, false).await
+    }
+
+    /// Whoever calls this has the run's turn.
+
+    async fn hand(&self, intent: Intent, promised: bool) -> Result<Delivered, HandoverError> {
         let Some(runs) = &self.runs else { return Ok(self.deliverer.deliver(intent).await?) };
         let of = intent.clone();
         let (claim, before) = self
@@ -113,14 +125,19 @@ impl Handover {
         if let Claim::Conflict(other) = claim {
             return Err(HandoverError::Conflict(other));
         }
-        let delivered = if before && !plant::is("repetition_forgets_to_ask") {
+        let delivered = if promised {
+            self.deliverer.deliver_promised(intent.clone()).await
+        } else if before && !plant::is("repetition_forgets_to_ask") {
             self.deliverer.deliver_again(intent.clone()).await
         } else {
             self.deliverer.deliver(intent.clone()).await
         };
         let nothing_sent = match &delivered {
             Ok(delivered) => {
-                matches!(delivered.outcome, Outcome::Conflict(_)) && !plant::is("conflict_keeps_the_claim")
+                // One that waits for an operator keeps its claim until then.
+                matches!(delivered.outcome, Outcome::Conflict(_))
+                    && !promised
+                    && !plant::is("conflict_keeps_the_claim")
             }
             // A claim that stood before may belong to an intent in quarantine and stays.
             Err(EmitError::Latched(_) | EmitError::SpoolFull) => {
@@ -148,12 +165,13 @@ impl Handover {
         run_key: &Cid,
     ) -> Result<bool, HandoverError> {
         let Some(runs) = &self.runs else { return Ok(false) };
+        let _turn = self.deliverer.turns.take(run_key).await;
         let kept = self.deliverer.spool().state(run_key).is_some();
         let (tenant, epoch, run_key) = (tenant.clone(), epoch.clone(), *run_key);
         let open = self
             .ask(runs, move |runs| {
-                let record = runs.delivery(&tenant, &run_key)?;
-                let promised = match record.as_deref().and_then(result).as_deref() {
+                let record = runs.delivery(&tenant, &run_key)?.as_deref().and_then(result);
+                let open = match record.as_deref() {
                     None => true,
                     Some("held") => !kept,
                     Some("conflict" | "dropped") if !kept && !plant::is("stale_claim_stays") => {
@@ -162,16 +180,17 @@ impl Handover {
                     }
                     Some(_) => false,
                 };
-                if promised { runs.manifest(&tenant, &run_key) } else { Ok(None) }
+                let manifest = if open { runs.manifest(&tenant, &run_key)? } else { None };
+                Ok(manifest.map(|bytes| (bytes, kept || record.is_some())))
             })
             .await?;
-        let Some(bytes) = open else { return Ok(false) };
+        let Some((bytes, promised)) = open else { return Ok(false) };
         let manifest: Manifest =
             serde_json::from_slice(&bytes).map_err(|_| HandoverError::Manifest(run_key))?;
         if manifest.status != Status::Ok {
             return Ok(false);
         }
-        self.deliver(Intent::of(&manifest, Cid::of(&bytes))).await.map(|_| true)
+        self.hand(Intent::of(&manifest, Cid::of(&bytes)), promised).await.map(|_| true)
     }
 
     /// Brings every claim that a crash has left to its end. The run key is the same, so that a ledger that has it already
@@ -231,6 +250,8 @@ impl Handover {
     /// # Errors
     /// As [`Deliverer::drop_entry`], and of whoever keeps the runs.
     pub async fn drop_entry(&self, seq: u64, reason: String) -> Result<Option<Entry>, HandoverError> {
+        let Some(entry) = self.deliverer.spool().show(seq) else { return Ok(None) };
+        let _turn = self.deliverer.turns.take(&entry.intent.run_key).await;
         let Some(entry) = self.deliverer.drop_entry(seq, reason).await? else { return Ok(None) };
         let Some(runs) = &self.runs else { return Ok(Some(entry)) };
         let (intent, record) = (entry.intent.clone(), Delivered::dropped(&entry));

@@ -44,6 +44,7 @@ mod plant;
 mod redb_file;
 pub mod reemit;
 pub mod spool;
+mod turns;
 
 #[cfg(test)]
 mod tests;

@@ -45,6 +45,7 @@ pub const ALL: &[&str] = &[
     "attempts_never_time_out",
     "what_is_held_is_forgotten",
     "record_left_out",
+    "conflict_of_a_promise_untold",
     "probe_counts_as_settled",
     // The breaker.
     "breaker_never_opens",

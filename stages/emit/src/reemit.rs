@@ -9,7 +9,7 @@
 //! [`Schedule`] decides and is pure; [`Deliverer::reemit_until`] carries out.
 
 use crate::config::ReemitConfig;
-use crate::delivery::{Delivered, Deliverer, Outcome, Permit};
+use crate::delivery::{Delivered, Deliverer, Permit};
 use crate::plant;
 use crate::spool::State;
 use rewarder_model::Intent;
@@ -133,15 +133,7 @@ impl Deliverer {
             return Duration::ZERO;
         };
         let delivered = self.run(&entry.intent, entry.unknown, Permit::Quarantine).await;
-        let hold = match &delivered.outcome {
-            // The caller was promised delivery (202) and there will be none: a person has to know.
-            Outcome::Conflict(record) => {
-                let cause = format!("the epoch is settled with run {}", record.run_key);
-                let none = Outcome::Refused { detail: cause };
-                self.hold(&Delivered { outcome: none, ..delivered.clone() })
-            }
-            _ => self.hold(&delivered),
-        };
+        let hold = self.hold_promised(&delivered);
         let pending = hold.as_ref().is_some_and(|hold| hold.state == State::Pending);
         if let Some(hold) = &hold {
             self.spool().update(seq, hold).await;

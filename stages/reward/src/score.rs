@@ -509,7 +509,8 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        // As many as the environment says under valgrind.
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(2_000)))]
 
         /// Narrow, wide, and one after the other: the same scores, actors and total.
         #[test]

@@ -179,7 +179,8 @@ fn records(scene: &Scene, slot: &crate::run::Slot) -> Option<String> {
             ));
         }
         let disk_was_well = !scene.plan.failing && !scene.plan.full && !scene.plan.rot;
-        if settled && scene.slots.len() == 1 && disk_was_well && !matches!(word, "accepted" | "dup") {
+        let well = scene.slots.len() == 1 && disk_was_well && !kept;
+        if settled && well && !matches!(word, "accepted" | "dup") {
             return Some(format!("{epoch} is settled, and the record of its run says {word}"));
         }
     }

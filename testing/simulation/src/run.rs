@@ -17,7 +17,7 @@ use rewarder_emit::{
 use rewarder_model::manifest::{Inputs, KERNEL, PolicyRef, SCHEMA};
 use rewarder_model::world::Spawn;
 use rewarder_model::world::disk::Disk;
-use rewarder_model::{Cid, Intent, Manifest, Status, Totals, run_key};
+use rewarder_model::{Cid, Intent, Manifest, Runs, Status, Totals, run_key};
 use rewarder_store::{MANIFEST, Part, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -213,6 +213,8 @@ pub struct SlotState {
     pub store: Option<Store>,
     /// What a crash had left has been handed over.
     recovered: bool,
+    /// An operator acts.
+    acting: bool,
     /// Runs that its spool may know.
     may_keep: BTreeSet<Cid>,
     /// What the audit log held when it was last known to be durable.
@@ -335,8 +337,11 @@ fn boot(scene: &Arc<Scene>, slot: &Arc<Slot>) {
             let latched = check::audit(&bytes, &state.audit, &state.acts);
             state.audit = bytes;
             (state.handover, state.store) = (Some(handover.clone()), Some(store.clone()));
+            let claims = store.claimed().unwrap_or_default();
             for entry in deliverer.spool().list() {
-                if !state.may_keep.contains(&entry.intent.run_key) {
+                // What is claimed may have been handed over by the start before this.
+                let claimed = claims.iter().any(|(.., run_key)| *run_key == entry.intent.run_key);
+                if !claimed && !state.may_keep.contains(&entry.intent.run_key) {
                     scene.verdict.broken(|| format!("{} was refused and came back", entry.intent.epoch_id));
                 }
             }
@@ -444,6 +449,7 @@ async fn operator(scene: Arc<Scene>, slot: Arc<Slot>, handover: Handover) {
         if !healed && !scene.plan.operators {
             continue;
         }
+        slot.state().acting = true;
         let deliverer = handover.deliverer();
         if deliverer.latch().is_set() && (healed || world.one_in(2)) {
             if world.one_in(4) {
@@ -484,6 +490,7 @@ async fn operator(scene: Arc<Scene>, slot: Arc<Slot>, handover: Handover) {
         {
             drop_entry(&scene, &slot, &handover, entry).await;
         }
+        slot.state().acting = false;
     }
 }
 
@@ -519,13 +526,14 @@ async fn drop_entry(scene: &Scene, slot: &Slot, handover: &Handover, entry: &Ent
         unreasoned(scene, &handover.deliverer().drop_entry(entry.seq, String::new()).await);
     }
     scene.dropped().insert(run_key);
+    let handed = slot.watch.handed(&run_key);
     let reason = scene.reason();
     let result = handover.drop_entry(entry.seq, reason.clone()).await;
     scene.world.note("entry dropped", || format!("{} {result:?}", entry.seq));
     if let Ok(Some(_)) = result {
         slot.acted("drop", run_key.to_string(), reason);
         if !scene.plan.rot {
-            slot.watch.dropped(&run_key);
+            slot.watch.dropped(&run_key, handed);
         }
     }
 }
@@ -543,7 +551,8 @@ fn crash(scene: &Arc<Scene>, slot: &Arc<Slot>, rot: bool) {
     {
         let mut state = slot.state();
         let disk = state.disk.reboot(rot);
-        (state.disk, state.handover, state.store, state.recovered) = (disk, None, None, false);
+        (state.disk, state.handover, state.store) = (disk, None, None);
+        (state.recovered, state.acting) = (false, false);
     }
     scene.world.kill(slot.id);
     let (world, plan) = (&scene.world, &scene.plan);
@@ -557,7 +566,9 @@ fn crash(scene: &Arc<Scene>, slot: &Arc<Slot>, rot: bool) {
 /// Whether nothing is left to happen on this machine.
 fn rests(scene: &Scene, slot: &Slot) -> bool {
     let state = slot.state();
-    let Some(handover) = state.handover.as_ref().filter(|_| state.recovered) else { return false };
+    let Some(handover) = state.handover.as_ref().filter(|_| state.recovered && !state.acting) else {
+        return false;
+    };
     let deliverer = handover.deliverer();
     let list = deliverer.spool().list();
     !deliverer.latch().is_set()
@@ -587,6 +598,7 @@ pub fn run(seed: u64, trace: bool) -> Report {
                 handover: None,
                 store: None,
                 recovered: false,
+                acting: false,
                 may_keep: BTreeSet::new(),
                 audit: Vec::new(),
                 acts: Vec::new(),

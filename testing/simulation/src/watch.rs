@@ -82,12 +82,14 @@ struct Seen {
     recovering: bool,
     /// Runs that an operator has dropped, and nobody has handed over since.
     dropped: BTreeSet<Cid>,
+    /// How often somebody has handed a run over.
+    handed: BTreeMap<Cid, u64>,
     /// Entries of the quarantine that were sent again since the start.
     again: BTreeSet<u64>,
     /// The last of those: run, when its attempt ended.
     last_again: Option<(Cid, Duration)>,
-    /// The last entry of the quarantine that was tried by anybody.
-    last_pending: Option<Cid>,
+    /// When an entry of the quarantine was last tried, by anybody.
+    pending_tried: BTreeMap<u64, Duration>,
     /// Most entries that were there at the start, before the present limit.
     entries_at_start: u64,
 }
@@ -130,9 +132,10 @@ impl Watch {
             delivering: BTreeMap::new(),
             recovering: false,
             dropped: BTreeSet::new(),
+            handed: BTreeMap::new(),
             again: BTreeSet::new(),
             last_again: None,
-            last_pending: None,
+            pending_tried: BTreeMap::new(),
             entries_at_start: 0,
         };
         Self { world, verdict, seen: Arc::new(Mutex::new(seen)) }
@@ -162,7 +165,8 @@ impl Watch {
         seen.delivering.clear();
         seen.again.clear();
         seen.patience.clear();
-        (seen.last_again, seen.last_pending) = (None, None);
+        seen.last_again = None;
+        seen.pending_tried.clear();
         drop(seen);
         drop(deliverer);
     }
@@ -181,14 +185,21 @@ impl Watch {
     pub fn delivering(&self, run_key: &Cid, begins: bool) {
         let mut seen = self.seen();
         seen.dropped.remove(run_key);
+        *seen.handed.entry(*run_key).or_default() += u64::from(begins);
         let count = seen.delivering.entry(*run_key).or_default();
         *count = if begins { *count + 1 } else { count.saturating_sub(1) };
     }
 
-    /// An operator was told that a run is dropped.
-    pub fn dropped(&self, run_key: &Cid) {
+    /// How often a run was handed over.
+    pub fn handed(&self, run_key: &Cid) -> u64 {
+        self.seen().handed.get(run_key).copied().unwrap_or(0)
+    }
+
+    /// An operator was told that a run is dropped, which had been handed over so often before.
+    pub fn dropped(&self, run_key: &Cid, handed: u64) {
         let mut seen = self.seen();
-        if seen.delivering.get(run_key).is_none_or(|count| *count == 0) {
+        let again = seen.delivering.get(run_key).is_some_and(|count| *count > 0);
+        if !again && seen.handed.get(run_key).copied().unwrap_or(0) == handed {
             seen.dropped.insert(*run_key);
         }
     }
@@ -314,10 +325,11 @@ impl Watch {
                 }
             }
             Some((seq, State::Pending)) => {
+                let before = seen.pending_tried.insert(seq, now);
+                let goes_on = before.is_some_and(|before| now < before + seen.settings.delivery.deadline);
                 if !handed {
                     again = true;
                     // An emission under way goes on.
-                    let goes_on = seen.last_pending == Some(*run_key);
                     if !goes_on && pending.iter().any(|older| *older < seq && !seen.again.contains(older)) {
                         broken("began before an older one's turn");
                     }
@@ -333,7 +345,6 @@ impl Watch {
                     }
                 }
                 seen.again.insert(seq);
-                seen.last_pending = Some(*run_key);
             }
         }
         let silence = seen.silences;
@@ -385,6 +396,7 @@ impl Drop for Attempt {
         if took > seen.settings.delivery.attempt {
             self.watch.verdict.broken(|| format!("a {} took {took:?}", self.what));
         }
+        let good_probe = self.ok && took < seen.settings.breaker.exit_p95;
         match (seen.silence, self.ok, self.run_key) {
             (Silence::None, true, _) => seen.failures = 0,
             (Silence::None, false, _) if open => {}
@@ -395,12 +407,15 @@ impl Drop for Attempt {
                     seen.silences += 1;
                 }
             }
-            (Silence::Whole(good), true, None) if good + 1 >= GOOD_PROBES => {
+            (Silence::Whole(good), _, None) if good_probe && good + 1 >= GOOD_PROBES => {
                 seen.silence = Silence::Half(now)
             }
-            (Silence::Whole(good), ok, None) => seen.silence = Silence::Whole(if ok { good + 1 } else { 0 }),
+            (Silence::Whole(good), _, None) => {
+                seen.silence = Silence::Whole(if good_probe { good + 1 } else { 0 });
+            }
             (Silence::Half(since), false, _)
-                if now.saturating_sub(since) < seen.settings.breaker.exit_after =>
+                // A drill keeps the breaker open for longer than is seen from here.
+                if !open && now.saturating_sub(since) < seen.settings.breaker.exit_after =>
             {
                 (seen.silence, seen.under_way) = (Silence::Whole(0), 0);
                 seen.silences += 1;

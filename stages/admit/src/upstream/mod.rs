@@ -5,8 +5,8 @@
 //! - It says whether a token, with its discharges, *verifies*. What the token *allows* we read from the token ourselves; the
 //!   verifier may add caveats and take none away. So a verifier that lies can shut the door or let a forged token in, but
 //!   cannot widen a good one, and times (`expires`) are held against our clock at every request, cached or not.
-//! - Now and then it is asked about a token that nobody has issued. One that affirms that affirms anything: nothing it says
-//!   counts until it refuses such a token again.
+//! - Before it is believed, and every two seconds after, it is asked about a token that nobody has issued. One that affirms that
+//!   affirms anything: nothing it says counts until it has refused such a token.
 //! - Silence, an error, an answer of another form: no verdict. The request is refused with `cap_timeout` and nothing is
 //!   remembered.
 //!
@@ -102,8 +102,10 @@ struct Inner {
     ttl_ms: AtomicU64,
     /// Counts reloads: what was asked before one is not kept after it.
     generation: AtomicU64,
-    /// It affirmed a token that nobody has issued.
-    affirms_anything: AtomicBool,
+    /// The last token that nobody has issued was refused.
+    is_proven: AtomicBool,
+    /// It has affirmed one, and that was logged.
+    affirmed: AtomicBool,
     /// It gave no answer when it was last looked at.
     troubled: AtomicBool,
     /// When it last gave an answer that counts.
@@ -166,7 +168,8 @@ impl UpstreamVerifier {
             renewals: Arc::new(Semaphore::new(RENEWALS_MAX)),
             ttl_ms: AtomicU64::new(0),
             generation: AtomicU64::new(0),
-            affirms_anything: AtomicBool::new(false),
+            is_proven: AtomicBool::new(false),
+            affirmed: AtomicBool::new(false),
             troubled: AtomicBool::new(false),
             answered: Mutex::new(None),
             counts: Counts::new(),
@@ -188,7 +191,7 @@ impl UpstreamVerifier {
     pub fn is_cold(&self) -> bool {
         let inner = &self.0;
         let answered = *lock(&inner.answered);
-        inner.affirms_anything.load(Ordering::Relaxed)
+        !inner.is_proven.load(Ordering::Relaxed)
             || answered.is_none_or(|at| inner.clock.monotonic().saturating_sub(at) > inner.ttl())
     }
 
@@ -204,12 +207,14 @@ impl UpstreamVerifier {
         match inner.question(&token).await {
             Ok(Verdict::Inactive) => {
                 inner.heard();
-                if inner.affirms_anything.swap(false, Ordering::Relaxed) {
+                inner.is_proven.store(true, Ordering::Relaxed);
+                if inner.affirmed.swap(false, Ordering::Relaxed) {
                     tracing::info!("the verifier refuses what nobody has issued again; what it says counts");
                 }
             }
             Ok(Verdict::Active { .. }) => {
-                if !inner.affirms_anything.swap(true, Ordering::Relaxed) {
+                inner.is_proven.store(false, Ordering::Relaxed);
+                if !inner.affirmed.swap(true, Ordering::Relaxed) {
                     tracing::error!(
                         "the verifier affirms a capability that nobody has issued; nothing it says counts until it refuses one"
                     );
@@ -269,8 +274,8 @@ impl Inner {
             // At this level: with a verifier that is down it is as many lines as requests. `look` tells of that once.
             tracing::debug!(%trouble, "the verifier gave no verdict on a capability");
         })?;
-        if self.affirms_anything.load(Ordering::Relaxed) {
-            return Err(Trouble::Garbled("it affirms what nobody has issued"));
+        if !self.is_proven.load(Ordering::Relaxed) {
+            return Err(Trouble::Garbled("it has not refused yet what nobody has issued"));
         }
         self.heard();
         let ttl = self.ttl();
@@ -459,6 +464,7 @@ mod tests {
             entropy: Arc::new(SeededEntropy::new(5)),
         };
         let verifier = scrape.during(|| UpstreamVerifier::new(hand.clone(), TTL, around));
+        verifier.0.is_proven.store(true, Ordering::Relaxed);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys.json");
         keygen(&path, None, &SeededEntropy::new(1)).unwrap();
@@ -607,6 +613,16 @@ mod tests {
     #[tokio::test]
     async fn warm_means_that_it_answered_within_the_life_of_a_verdict() {
         let rig = rig();
+        rig.verifier.0.is_proven.store(false, Ordering::Relaxed);
+        let token = rig.mint(ACME);
+        let asking = rig.ask(&token);
+        settle().await;
+        rig.hand.answer(&token, active(&[]));
+        assert_eq!(
+            reason(&asking.await.unwrap()),
+            Some(Reason::CapTimeout),
+            "not believed before it has refused"
+        );
         assert!(rig.verifier.is_cold());
         lock(&rig.hand.0).nobodys = Some(Err(Trouble::Failed("x")));
         rig.verifier.look().await;

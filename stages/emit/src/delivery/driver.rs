@@ -18,6 +18,7 @@ use crate::ledger::{Ledger, LedgerError, Record, Verdict};
 use crate::metrics::Meters;
 use crate::plant;
 use crate::spool::{Entry, Hold, Spool, State};
+use crate::turns::Turns;
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent, LedgerResult};
 use schemars::JsonSchema;
@@ -39,6 +40,7 @@ pub struct Deliverer {
     pub(crate) reemit: ReemitConfig,
     breaker: Mutex<Breaker>,
     budget: Mutex<Budget>,
+    pub(crate) turns: Turns,
     /// The ledger wants the quarantine to wait until then.
     patience: Mutex<Duration>,
     /// Runs on their way, and what becomes of them.
@@ -67,6 +69,17 @@ pub enum Notice {
     Released,
     /// The breaker changed its mode.
     Brownout(Change),
+}
+
+/// What is known of an intent before it is handed to delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// Nothing.
+    New,
+    /// It may have been sent: the ledger is asked first.
+    Sent,
+    /// That, and somebody may have been promised its delivery: a conflict is for an operator then.
+    Promised,
 }
 
 /// Who wants to send.
@@ -247,6 +260,7 @@ impl Deliverer {
             reemit,
             breaker: Mutex::new(Breaker::new(breaker)),
             budget: Mutex::default(),
+            turns: Turns::default(),
             patience: Mutex::default(),
             flights: Mutex::default(),
             listener: OnceLock::new(),
@@ -293,7 +307,7 @@ impl Deliverer {
     /// [`EmitError::Latched`] and [`EmitError::SpoolFull`], when nothing was sent and nothing is kept; others
     /// when that is uncertain: submit the same job again.
     pub async fn deliver(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
-        self.start(intent, false).await
+        self.start(intent, Before::New).await
     }
 
     /// The same for an intent that may have been sent before, also when the spool does not know it: the ledger is asked
@@ -302,14 +316,23 @@ impl Deliverer {
     /// # Errors
     /// As [`deliver`](Self::deliver).
     pub async fn deliver_again(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
-        self.start(intent, true).await
+        self.start(intent, Before::Sent).await
     }
 
-    async fn start(self: &Arc<Self>, intent: Intent, unknown: bool) -> Result<Delivered, EmitError> {
+    /// The same for one whose delivery somebody may have been promised, who hears nothing of this: if the epoch turns out
+    /// to be another run's, the entry waits for an operator, as it does in re-emission.
+    ///
+    /// # Errors
+    /// As [`deliver`](Self::deliver).
+    pub async fn deliver_promised(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
+        self.start(intent, Before::Promised).await
+    }
+
+    async fn start(self: &Arc<Self>, intent: Intent, before: Before) -> Result<Delivered, EmitError> {
         let (sender, delivered) = oneshot::channel();
         let this = self.clone();
         self.spawn.spawn(Box::pin(async move {
-            let _ = sender.send(this.emit(intent, unknown).await);
+            let _ = sender.send(this.emit(intent, before).await);
         }));
         delivered.await.unwrap_or(Err(EmitError::Broken))
     }
@@ -328,7 +351,7 @@ impl Deliverer {
         Ok(Flight { deliverer: self.clone(), run_key, result: sender })
     }
 
-    async fn emit(self: &Arc<Self>, intent: Intent, unknown: bool) -> Result<Delivered, EmitError> {
+    async fn emit(self: &Arc<Self>, intent: Intent, known: Before) -> Result<Delivered, EmitError> {
         let flight = loop {
             if self.latch.is_set() {
                 return Err(self.latched());
@@ -348,7 +371,7 @@ impl Deliverer {
                 }
             }
         };
-        let delivered = self.emit_alone(intent, unknown).await?;
+        let delivered = self.emit_alone(intent, known).await?;
         flight.land(&delivered);
         Ok(delivered)
     }
@@ -357,7 +380,7 @@ impl Deliverer {
         EmitError::Latched(self.latch.latched().map_or_else(String::new, |latched| latched.reason))
     }
 
-    async fn emit_alone(&self, intent: Intent, unknown: bool) -> Result<Delivered, EmitError> {
+    async fn emit_alone(&self, intent: Intent, known: Before) -> Result<Delivered, EmitError> {
         let before = self.spool.find(&intent.run_key);
         let held = |outcome, entry: &Entry| Delivered {
             outcome,
@@ -382,6 +405,7 @@ impl Deliverer {
             None => {
                 let state = if brownout.is_some() { State::Pending } else { State::Sending };
                 let now = millis(self.clock.unix());
+                let unknown = known != Before::New;
                 self.spool
                     .admit(&intent, state, unknown, brownout.as_deref().unwrap_or_default(), now)
                     .await?
@@ -405,7 +429,10 @@ impl Deliverer {
             return Ok(delivered);
         }
         let delivered = self.run(&intent, entry.unknown, Permit::Job).await;
-        let hold = self.hold(&delivered);
+        let hold = match known {
+            Before::Promised => self.hold_promised(&delivered),
+            _ => self.hold(&delivered),
+        };
         if hold.is_some() && plant::is("what_is_held_is_forgotten") {
             self.spool.settle(entry.seq);
         }
@@ -441,6 +468,17 @@ impl Deliverer {
             first_unix_ms: delivered.first_unix_ms,
             last_unix_ms: delivered.last_unix_ms,
         })
+    }
+
+    /// The same when delivery was promised and there will be none for a conflict: a person has to know.
+    pub(crate) fn hold_promised(&self, delivered: &Delivered) -> Option<Hold> {
+        match &delivered.outcome {
+            Outcome::Conflict(record) if !plant::is("conflict_of_a_promise_untold") => {
+                let detail = format!("the epoch is settled with run {}", record.run_key);
+                self.hold(&Delivered { outcome: Outcome::Refused { detail }, ..delivered.clone() })
+            }
+            _ => self.hold(delivered),
+        }
     }
 
     /// Whether this may go to the ledger now.
