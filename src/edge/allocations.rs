@@ -41,9 +41,9 @@ pub(super) const REPRESENTATIONS: [Representation; 5] = [
     ("application/x-ndjson", Some(Form::Ndjson)),
 ];
 
-/// Bytes of a table that are read at once: an eighth of what its reader has taken, within these. A part is what a reader that
+/// Bytes of a table that are read at once: a sixteenth of what its reader has taken, within these. A part is what a reader that
 /// takes no more makes us hold, and what a fast one waits for a thread for.
-const PART_BYTES: RangeInclusive<u64> = 16 * 1024..=256 * 1024;
+const PART_BYTES: RangeInclusive<u64> = 16 * 1024..=128 * 1024;
 /// Tables that are turned into another form at once: each holds a batch of rows, megabytes, while its reader takes them. Those
 /// that are sent as they are stored hold a part, and have no other limit than the connections'.
 const CONVERSIONS_MAX: usize = 16;
@@ -126,7 +126,7 @@ fn in_form(object: Object, form: Option<Form>) -> Result<Body> {
     let Some(form) = form else {
         let mut at = 0;
         return Ok(streamed(move || {
-            let len = (at / 8).clamp(*PART_BYTES.start(), *PART_BYTES.end()).min(object.len() - at);
+            let len = (at / 16).clamp(*PART_BYTES.start(), *PART_BYTES.end()).min(object.len() - at);
             let mut part = vec![0; len as usize];
             object.read_exact_at(at, &mut part)?;
             at += len;

@@ -43,8 +43,9 @@ const STREAMS_MAX: u32 = 100;
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// … and of all bodies of the connection together, which is what a peer can make us hold.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of an answer that wait for the peer, and of a request that are read at once.
-const BUFFER: usize = 64 * 1024;
+/// Bytes of an answer that wait for the peer, and of a request that are read at once. hyper's own, 400 KiB, is what each peer
+/// that takes nothing would make us hold.
+const BUFFER: usize = 32 * 1024;
 /// Streams that the peer has reset before the service saw them: more are an attack (CVE-2023-44487).
 const RESET_UNSEEN_MAX: usize = 20;
 /// Streams that we have reset for the peer's faults: more are an attack.
@@ -179,7 +180,7 @@ async fn opened(
     settings: &Settings,
 ) -> Result<(Socket, bool, Option<ClientCert>), Option<Why>> {
     if let Some(tls) = &spoken.tls {
-        let secured = tls.handshake(stream, settings.tls_handshake_timeout_ms.into()).await;
+        let secured = Box::pin(tls.handshake(stream, settings.tls_handshake_timeout_ms.into())).await;
         let secured = secured.map_err(|error| {
             tracing::debug!(%error, "a TLS handshake failed");
             Some(Why::Handshake)
@@ -248,7 +249,8 @@ where
             if let Some(cert) = cert {
                 request.extensions_mut().insert(cert);
             }
-            let (response, farewell) = (answer(request), farewell.clone());
+            // In a box from its first request on: hyper keeps room for it in every connection, also in one that asks nothing.
+            let (response, farewell) = (Box::pin(answer(request)), farewell.clone());
             async move {
                 let mut response = response.await;
                 // In HTTP/2 that is no header but a GOAWAY.
@@ -262,6 +264,7 @@ where
         })
     };
     let until = Until { farewell: &farewell, stopped };
+    // In boxes, so that a connection that has said nothing yet is small: a task is as large as the largest of its states.
     let ended = if is_h2 {
         let limits =
             frames::Limits { read_timeout, write_timeout, rate_min, streams_max: STREAMS_MAX as usize };
@@ -277,7 +280,7 @@ where
             .max_send_buf_size(BUFFER)
             .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
             .max_local_error_reset_streams(RESET_FOR_FAULTS_MAX);
-        until.drive(builder.serve_connection(stream, handler)).await
+        Box::pin(until.drive(builder.serve_connection(stream, handler))).await
     } else {
         let stream = Impatient::new(TokioIo::new(socket), write_timeout).paced(rate_min, verdict.clone());
         let mut builder = http1::Builder::new();
@@ -286,7 +289,7 @@ where
             .max_header_size(HEAD_BYTES_MAX)
             .max_buf_size(BUFFER)
             .header_read_timeout(Some(read_timeout));
-        until.drive(builder.serve_connection(stream, handler)).await
+        Box::pin(until.drive(builder.serve_connection(stream, handler))).await
     };
     ended.map_err(|error| {
         tracing::debug!(%error, "a connection ended early");
