@@ -5,6 +5,10 @@
 //! nothing, it refuses new jobs until enough of the old have left. The queue ends as channels do: it is
 //! closed when the last sender is gone (or [`Sender::close`] says so), and over when it is closed and empty.
 //!
+//! Who waits for room takes turns by key as well ([`Waiter`]): room goes to the waiting sender whose key's turn it is, and not to
+//! the one that came first. In the order of arrival a job of one key would stand behind as many of another as the stage before
+//! has slots, at each stage again, whatever the turns within the queues.
+//!
 //! Depth and waiting time are written in the same critical section as the change that they tell of. A counter
 //! beside the queue would be right on average and wrong after the first cancelled future.
 
@@ -14,6 +18,7 @@ use crate::lock;
 use crate::metrics::QueueMetrics;
 use rewarder_model::world::Clock;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -37,15 +42,15 @@ pub fn queue<T: Keyed>(
 ) -> (Sender<T>, Receiver<T>) {
     let metrics = QueueMetrics::of(stage);
     metrics.depth.set(0.0);
-    let state = State { lanes: Lanes::default(), bound: bound.get(), senders: 1, closed: false };
-    let shared = Arc::new(Shared {
-        state: Mutex::new(state),
-        arrived: Notify::new(),
-        left: Notify::new(),
-        turnstile: tokio::sync::Mutex::new(()),
-        clock,
-        metrics,
-    });
+    let state = State {
+        lanes: Lanes::default(),
+        waiting: Lanes::default(),
+        granted: 0,
+        bound: bound.get(),
+        senders: 1,
+        closed: false,
+    };
+    let shared = Arc::new(Shared { state: Mutex::new(state), arrived: Notify::new(), clock, metrics });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
@@ -53,10 +58,6 @@ pub(crate) struct Shared<T> {
     state: Mutex<State<T>>,
     /// Wakes the one receiver.
     arrived: Notify,
-    /// Wakes the one sender at the head of the turnstile.
-    left: Notify,
-    /// Waiting senders pass one by one in the order in which they came, so that none overtakes another.
-    turnstile: tokio::sync::Mutex<()>,
     clock: Arc<dyn Clock>,
     metrics: QueueMetrics,
 }
@@ -64,15 +65,67 @@ pub(crate) struct Shared<T> {
 struct State<T> {
     /// Each item with the time at which it came.
     lanes: Lanes<(Duration, T)>,
+    /// Senders that wait for room. While one does there is none: whoever makes room grants it at once.
+    waiting: Lanes<Arc<Waiter>>,
+    /// Room that was granted and is not taken yet.
+    granted: usize,
     bound: usize,
     senders: usize,
     closed: bool,
 }
 
+impl<T> State<T> {
+    fn has_room(&self) -> bool {
+        self.lanes.len() + self.granted < self.bound
+    }
+
+    /// Gives what room there is to those who wait, in their turns.
+    fn grant(&mut self) {
+        while self.has_room()
+            && let Some(waiter) = self.waiting.pop()
+        {
+            if !waiter.is_gone.load(Ordering::Relaxed) {
+                waiter.is_granted.store(true, Ordering::Relaxed);
+                self.granted += 1;
+                waiter.woken.notify_one();
+            }
+        }
+    }
+}
+
+/// A sender that waits for room. Its flags change under the queue's lock only.
+#[derive(Default)]
+struct Waiter {
+    woken: Notify,
+    /// Room is kept for it.
+    is_granted: AtomicBool,
+    /// It does not wait any more, with its item in the queue or without.
+    is_gone: AtomicBool,
+}
+
+/// Keeps a waiter's place for as long as its sender waits; room that it does not take goes to the next.
+struct Waiting<'a, T> {
+    shared: &'a Shared<T>,
+    waiter: Arc<Waiter>,
+}
+
+impl<T> Drop for Waiting<'_, T> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.shared.state);
+        if !self.waiter.is_gone.swap(true, Ordering::Relaxed)
+            && self.waiter.is_granted.load(Ordering::Relaxed)
+        {
+            state.granted -= 1;
+            state.grant();
+        }
+    }
+}
+
 impl<T> Shared<T> {
     pub fn set_bound(&self, bound: NonZeroUsize) {
-        lock(&self.state).bound = bound.get();
-        self.left.notify_one();
+        let mut state = lock(&self.state);
+        state.bound = bound.get();
+        state.grant();
     }
 
     pub fn bound(&self) -> usize {
@@ -84,9 +137,14 @@ impl<T> Shared<T> {
     }
 
     fn close(&self) {
-        lock(&self.state).closed = true;
+        let mut state = lock(&self.state);
+        state.closed = true;
+        // They have nothing to wait for any more.
+        while let Some(waiter) = state.waiting.pop() {
+            waiter.woken.notify_one();
+        }
+        drop(state);
         self.arrived.notify_one();
-        self.left.notify_one();
     }
 }
 
@@ -100,13 +158,10 @@ impl<T: Keyed> Sender<T> {
         if state.closed {
             return Err(PushError::Closed(item));
         }
-        if state.lanes.len() >= state.bound {
+        if !state.has_room() {
             return Err(PushError::Full(item));
         }
-        let key = Arc::clone(item.key());
-        let weight = item.weight();
-        state.lanes.push(&key, weight, (self.0.clock.monotonic(), item));
-        self.0.metrics.depth.set(state.lanes.len() as f64);
+        self.put(&mut state, item);
         drop(state);
         self.0.arrived.notify_one();
         Ok(())
@@ -114,17 +169,43 @@ impl<T: Keyed> Sender<T> {
 
     /// Waits until there is room. `Err` hands the item back if the queue closes first. If this future is
     /// dropped, the item is dropped with it and was never in the queue.
-    pub async fn push(&self, mut item: T) -> Result<(), T> {
-        let _turn = self.0.turnstile.lock().await;
-        loop {
-            match self.try_push(item) {
-                Ok(()) => return Ok(()),
-                Err(PushError::Closed(back)) => return Err(back),
-                Err(PushError::Full(back)) => item = back,
+    pub async fn push(&self, item: T) -> Result<(), T> {
+        let item = match self.try_push(item) {
+            Ok(()) => return Ok(()),
+            Err(PushError::Closed(back)) => return Err(back),
+            Err(PushError::Full(back)) => back,
+        };
+        let waiting = {
+            let mut state = lock(&self.0.state);
+            let waiter = Arc::new(Waiter::default());
+            state.waiting.push(item.key(), item.weight(), Arc::clone(&waiter));
+            // Room may have come, or the end, since the refusal above.
+            state.grant();
+            if state.closed {
+                waiter.woken.notify_one();
             }
-            // A `notify_one` between the refusal above and this line is kept for it.
-            self.0.left.notified().await;
+            Waiting { shared: &self.0, waiter }
+        };
+        waiting.waiter.woken.notified().await;
+        let mut state = lock(&self.0.state);
+        if state.closed {
+            // What was granted is of no use to anybody; `waiting` gives it back once the lock is free.
+            drop(state);
+            return Err(item);
         }
+        waiting.waiter.is_gone.store(true, Ordering::Relaxed);
+        state.granted -= 1;
+        self.put(&mut state, item);
+        drop(state);
+        self.0.arrived.notify_one();
+        Ok(())
+    }
+
+    fn put(&self, state: &mut State<T>, item: T) {
+        let key = Arc::clone(item.key());
+        let weight = item.weight();
+        state.lanes.push(&key, weight, (self.0.clock.monotonic(), item));
+        self.0.metrics.depth.set(state.lanes.len() as f64);
     }
 }
 
@@ -194,8 +275,7 @@ impl<T> Receiver<T> {
         let (since, item) = state.lanes.pop()?;
         self.0.metrics.depth.set(state.lanes.len() as f64);
         self.0.metrics.wait.record(self.0.clock.monotonic().saturating_sub(since).as_secs_f64());
-        drop(state);
-        self.0.left.notify_one();
+        state.grant();
         Some(item)
     }
 }
@@ -298,6 +378,58 @@ mod tests {
             settle().await;
         }
         assert_eq!(tx.depth(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_takes_turns_by_key() {
+        let (tx, mut rx, _, _) = make(1);
+        tx.try_push(item("greedy", 0)).unwrap();
+        let push = |key: &'static str, n| {
+            let tx = tx.clone();
+            tokio::spawn(async move { tx.push(item(key, n)).await })
+        };
+        let mut waiting: Vec<_> = (1..9).map(|n| push("greedy", n)).collect();
+        settle().await;
+        waiting.push(push("modest", 9));
+        settle().await;
+        assert_eq!(
+            tx.try_push(item("other", 10)),
+            Err(PushError::Full(item("other", 10))),
+            "nobody overtakes"
+        );
+        let mut order = Vec::new();
+        for _ in 0..10 {
+            order.extend(rx.try_pop().map(|item| item.1));
+            settle().await;
+        }
+        assert_eq!(order, [0, 1, 9, 2, 3, 4, 5, 6, 7, 8], "behind one turn of the other, not behind all");
+        let state = lock(&tx.0.state);
+        assert_eq!((state.granted, state.waiting.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn granted_room_that_is_not_taken_goes_to_the_next() {
+        let (tx, mut rx, _, _) = make(1);
+        tx.try_push(item("k", 0)).unwrap();
+        let push = |n| {
+            let tx = tx.clone();
+            tokio::spawn(async move { tx.push(item("k", n)).await })
+        };
+        let (first, second) = (push(1), push(2));
+        settle().await;
+        rx.try_pop().unwrap();
+        // Granted, and cancelled before it could take it.
+        first.abort();
+        settle().await;
+        let next = rx.try_pop().unwrap();
+        assert!(next == item("k", 1) || next == item("k", 2));
+        settle().await;
+        if next == item("k", 1) {
+            assert_eq!(rx.try_pop(), Some(item("k", 2)));
+        }
+        second.await.unwrap().unwrap();
+        assert_eq!(lock(&tx.0.state).granted, 0);
+        tx.try_push(item("k", 3)).unwrap();
     }
 
     #[tokio::test]
