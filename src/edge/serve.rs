@@ -153,7 +153,9 @@ pub async fn run(
             _ = interrupt.recv() => "SIGINT",
         }
     };
-    tracing::info!(signal = told_to_stop().await, "stopping");
+    // Not within the macro: its fields are not even evaluated where nobody listens to that level.
+    let signal = told_to_stop().await;
+    tracing::info!(signal, "stopping");
     supervisor.stopping();
     // First `readyz` drops and every answer asks its client to connect anew, while all is served as before: a load balancer
     // has the time of the notice to look and to send its clients elsewhere. Who is told twice does not wait.
