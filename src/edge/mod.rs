@@ -32,7 +32,7 @@ pub use outgoing::Body;
 pub use places::Impatient;
 pub use problem::Problem;
 pub use serve::{Bound, run};
-pub use tls::check_tls;
+pub use tls::{certificates, check_tls};
 
 use crate::refusal::Refusal;
 use crate::service::Service;

@@ -120,13 +120,15 @@ fn unusable<'a>(setting: &'a str, path: &'a Path) -> impl Fn(&dyn Display) -> St
     move |error| StartError(format!("{setting} = {}: {error}", path.display()))
 }
 
-fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
-    let unusable = unusable(setting, path);
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|e| unusable(&e))?.collect();
-    let certificates = certificates.map_err(|e| unusable(&e))?;
+/// The certificates of a PEM file, the first one that of its owner.
+///
+/// # Errors
+/// What is wrong with the file, without its name.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates: Vec<_> = read.map_err(|e| e.to_string())?;
     if certificates.is_empty() {
-        return Err(unusable(&"there is no certificate in it; it has to hold one or more in PEM"));
+        return Err("there is no certificate in it; it has to hold one or more in PEM".into());
     }
     Ok(certificates)
 }
@@ -135,7 +137,7 @@ fn read(settings: &Settings) -> Result<ServerConfig, StartError> {
     let (Some(cert), Some(key)) = (&settings.tls_cert_file, &settings.tls_key_file) else {
         return Err(StartError("tls_cert_file and tls_key_file belong together: set both".into()));
     };
-    let chain = certificates("tls_cert_file", cert)?;
+    let chain = certificates(cert).map_err(|e| unusable("tls_cert_file", cert)(&e))?;
     let unusable_key = unusable("tls_key_file", key);
     let mode = std::fs::metadata(key).map_err(|e| unusable_key(&e))?.permissions().mode();
     if mode & MODE_OF_OTHERS != 0 {
@@ -151,7 +153,7 @@ fn read(settings: &Settings) -> Result<ServerConfig, StartError> {
         Some(path) => {
             let unusable = unusable("tls_client_ca_file", path);
             let mut roots = RootCertStore::empty();
-            for issuer in certificates("tls_client_ca_file", path)? {
+            for issuer in certificates(path).map_err(|e| unusable(&e))? {
                 roots.add(issuer).map_err(|e| unusable(&e))?;
             }
             // Optional: whether one is needed is for the capability to say (its caveat `client_cert`).

@@ -5,12 +5,13 @@
 use crate::failure::Failure;
 use clap::Args;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use svc_rewarder::edge::certificates;
 
 /// How to speak https://.
 #[derive(Args, Default)]
@@ -31,17 +32,6 @@ pub struct TlsArgs {
 
 fn unusable<'a>(flag: &'a str, path: &'a Path) -> impl Fn(&dyn Display) -> Failure + 'a {
     move |error| Failure::refused(format!("{flag} {}: {error}", path.display()))
-}
-
-fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let unusable = unusable(flag, path);
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|e| unusable(&e))?.collect();
-    let certificates = certificates.map_err(|e| unusable(&e))?;
-    if certificates.is_empty() {
-        return Err(unusable(&"there is no certificate in it; it has to hold one or more in PEM"));
-    }
-    Ok(certificates)
 }
 
 fn builder(require_pq: bool) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Failure> {
@@ -75,7 +65,7 @@ impl TlsArgs {
         let mut roots = RootCertStore::empty();
         match &self.ca {
             Some(path) => {
-                for issuer in certificates("--ca", path)? {
+                for issuer in certificates(path).map_err(|e| unusable("--ca", path)(&e))? {
                     roots.add(issuer).map_err(|e| unusable("--ca", path)(&e))?;
                 }
             }
@@ -92,7 +82,7 @@ impl TlsArgs {
         let (Some(cert), Some(key)) = (&self.client_cert, &self.client_key) else {
             return Ok(builder.with_no_client_auth());
         };
-        let chain = certificates("--client-cert", cert)?;
+        let chain = certificates(cert).map_err(|e| unusable("--client-cert", cert)(&e))?;
         let private = PrivateKeyDer::from_pem_file(key).map_err(|e| unusable("--client-key", key)(&e))?;
         builder
             .with_client_auth_cert(chain, private)

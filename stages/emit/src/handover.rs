@@ -7,8 +7,8 @@
 //!    from here, whatever the ledger would say to that.
 //! 2. **A claim is given back when it is certain that nothing of its run is with the ledger or in quarantine**, and only
 //!    then: it must not keep another run of the epoch from being paid.
-//! 3. **Claimed and not recorded is delivered by the next start.** So is what was recorded as held and is not in the spool
-//!    any more: its disk has lost it.
+//! 3. **Claimed and not recorded is delivered by the next start.** So is what was recorded as held, for later or for an
+//!    operator, and is not in the spool any more: its disk has lost it, or a crash came between its end and its record.
 //! 4. **A run that was claimed or recorded before may have been sent before**, also one that an operator has dropped: the
 //!    ledger is asked first.
 //!
@@ -152,7 +152,7 @@ impl Handover {
     }
 
     /// Brings what a crash has left of a claim to an end: delivers a run whose delivery was promised and is not under way
-    /// (never recorded, or recorded as held while the spool does not know it), and gives the claim of one back that is
+    /// (never recorded, or recorded as held or refused while the spool does not know it), and gives the claim of one back that is
     /// over without a settlement. True if the run was delivered.
     ///
     /// # Errors
@@ -169,10 +169,15 @@ impl Handover {
         let (tenant, epoch, run_key) = (tenant.clone(), epoch.clone(), *run_key);
         let open = self
             .ask(runs, move |runs| {
+                // Given back since the claims were read: whoever handed the run over has heard that it is not taken.
+                if runs.holder(&tenant, &epoch)? != Some(run_key) {
+                    return Ok(None);
+                }
                 let record = runs.delivery(&tenant, &run_key)?.as_deref().and_then(result);
                 let open = match record.as_deref() {
                     None => true,
-                    Some("held") => !kept,
+                    // What waited for an operator is over when the spool has let go of it: a crash came before the record.
+                    Some("held" | "refused" | "foreign_dup") => !kept,
                     Some("conflict" | "dropped") if !kept && !plant::is("stale_claim_stays") => {
                         runs.unclaim(&tenant, &epoch, &run_key)?;
                         false

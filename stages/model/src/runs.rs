@@ -50,6 +50,12 @@ pub trait Runs: Send + Sync + 'static {
     /// Its own.
     fn unclaim(&self, tenant: &TenantId, epoch: &EpochId, run_key: &Cid) -> Result<bool, RunsError>;
 
+    /// Whose the epoch is, if it is claimed.
+    ///
+    /// # Errors
+    /// Its own.
+    fn holder(&self, tenant: &TenantId, epoch: &EpochId) -> Result<Option<Cid>, RunsError>;
+
     /// All claims, in an order that does not change.
     ///
     /// # Errors

@@ -23,6 +23,10 @@ impl Runs for Store {
         Ok(self.release_claim(tenant, epoch, run_key)?)
     }
 
+    fn holder(&self, tenant: &TenantId, epoch: &EpochId) -> Result<Option<Cid>, RunsError> {
+        Ok(self.epoch_run(tenant, epoch)?.filter(|run| run.claimed).map(|run| run.run_key))
+    }
+
     fn claimed(&self) -> Result<Vec<(TenantId, EpochId, Cid)>, RunsError> {
         Ok(self.claims()?)
     }

@@ -423,7 +423,10 @@ async fn client(scene: Arc<Scene>, slot: Arc<Slot>, host: Host, handover: Handov
             Err(HandoverError::Conflict(run_key)) => {
                 client.told = Some(Outcome::Conflict(rewarder_emit::Record { run_key, commitment: run_key }));
             }
-            Err(HandoverError::Emit(EmitError::SpoolFull | EmitError::Latched(_))) if fresh => {
+            // Another client with the same run may stand behind this one.
+            Err(HandoverError::Emit(EmitError::SpoolFull | EmitError::Latched(_)))
+                if fresh && !slot.watch.is_delivering(&key) =>
+            {
                 slot.state().may_keep.remove(&key);
                 continue;
             }

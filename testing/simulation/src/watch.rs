@@ -178,7 +178,15 @@ impl Watch {
 
     /// Other limits of the breaker.
     pub fn reloaded(&self, breaker: BreakerConfig) {
-        self.seen().settings.breaker = breaker;
+        let now = self.world.now();
+        let mut seen = self.seen();
+        // A brownout that was over by the old limits does not come back by the new ones.
+        if let Silence::Half(since) = seen.silence
+            && now.saturating_sub(since) >= seen.settings.breaker.exit_after
+        {
+            (seen.silence, seen.failures) = (Silence::None, 0);
+        }
+        seen.settings.breaker = breaker;
     }
 
     /// Somebody begins or ends handing a run over.
@@ -188,6 +196,11 @@ impl Watch {
         *seen.handed.entry(*run_key).or_default() += u64::from(begins);
         let count = seen.delivering.entry(*run_key).or_default();
         *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+    }
+
+    /// Whether somebody is handing a run over.
+    pub fn is_delivering(&self, run_key: &Cid) -> bool {
+        self.seen().delivering.get(run_key).is_some_and(|count| *count > 0)
     }
 
     /// How often a run was handed over.

@@ -208,11 +208,6 @@ impl Ledger for HttpLedger {
     fn lookup<'a>(&'a self, run_key: &'a Cid) -> BoxFuture<'a, Result<Option<Record>, LedgerError>> {
         Box::pin(self.lookup(run_key))
     }
-
-    /// Asks for a run key that nobody can have: a ledger that says "not found" is there.
-    fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        Box::pin(async move { self.lookup(&Cid::of(b"svc-rewarder|probe")).await.map(drop) })
-    }
 }
 
 #[cfg(test)]

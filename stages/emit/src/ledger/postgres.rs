@@ -352,11 +352,6 @@ impl Ledger for PostgresLedger {
     fn lookup<'a>(&'a self, run_key: &'a Cid) -> BoxFuture<'a, Result<Option<Record>, LedgerError>> {
         Box::pin(self.lookup(run_key))
     }
-
-    /// Asks for a run key that nobody can have, so that the table was read.
-    fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
-        Box::pin(async move { self.lookup(&Cid::of(b"svc-rewarder|probe")).await.map(drop) })
-    }
 }
 
 #[cfg(test)]

@@ -74,6 +74,10 @@ impl Runs for Memory {
         Ok(ours)
     }
 
+    fn holder(&self, _: &TenantId, epoch: &EpochId) -> Result<Option<Cid>, RunsError> {
+        Ok(self.claims.lock().unwrap().get(epoch).copied())
+    }
+
     fn claimed(&self) -> Result<Vec<(TenantId, EpochId, Cid)>, RunsError> {
         let claims = self.claims.lock().unwrap();
         Ok(claims.iter().map(|(epoch, run_key)| ("acme".parse().unwrap(), epoch.clone(), *run_key)).collect())
@@ -168,11 +172,24 @@ async fn claims_that_a_crash_left_are_brought_to_their_end() {
     let words = [None, Some("held"), Some("conflict"), Some("dropped"), Some("refused"), Some("accepted")];
     let left: Vec<_> = words.iter().zip(0..).map(|(word, n)| runs.left(n, *word)).collect();
     handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await.recover().await;
-    assert_eq!(ledger.heard(), ["ask", "submit", "ask", "submit"], "never recorded, and held nowhere");
+    let thrice = ["ask", "submit", "ask", "submit", "ask", "submit"];
+    assert_eq!(ledger.heard(), thrice, "never recorded, and held nowhere: for later, and for an operator");
     let claimed = runs.claimed().unwrap();
     let stays: Vec<_> =
         left.iter().map(|intent| claimed.iter().any(|(_, epoch, _)| *epoch == intent.epoch_id)).collect();
     assert_eq!(stays, [true, true, false, false, true, true]);
+}
+
+/// A list of claims that is a moment old must not deliver what its tenant has been told is not taken.
+#[tokio::test]
+async fn a_claim_that_was_given_back_is_not_delivered() {
+    let (ledger, runs) = (Arc::new(Noting::default()), Arc::new(Memory::default()));
+    let left = runs.left(1, None);
+    let it = handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await;
+    runs.unclaim(&left.tenant, &left.epoch_id, &left.run_key).unwrap();
+    assert!(!it.redeliver(&left.tenant, &left.epoch_id, &left.run_key).await.unwrap());
+    assert_eq!(ledger.heard(), [""; 0]);
+    assert_eq!(runs.holder(&left.tenant, &left.epoch_id), Ok(None));
 }
 
 #[tokio::test]
