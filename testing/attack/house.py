@@ -75,7 +75,23 @@ def _honest(address, request, expected, counted, stop, tls):
             counted[0 if good else 1] += 1
 
 
-class Honest:
+class Processes:
+    """Processes that end with the block they were begun in, or are ended."""
+
+    processes, stop = (), None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop.value = 1
+        for process in self.processes:
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+
+
+class Honest(Processes):
     """Clients that do what clients do; `rate` measures what they get."""
 
     def __init__(self, address, request, expected=b"HTTP/1.1 200 ", tls=None, count=HONEST):
@@ -94,18 +110,8 @@ class Honest:
     def failed(self):
         return self.counted[1]
 
-    def __enter__(self):
-        return self
 
-    def __exit__(self, *_):
-        self.stop.value = 1
-        for process in self.processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-
-
-class Attack:
+class Attack(Processes):
     """A function in processes of its own, `work(n, stop, told)`; `told` is a queue for what they have to say."""
 
     def __init__(self, work, processes=1, *arguments):
@@ -117,16 +123,6 @@ class Attack:
     def heard(self):
         """One word of each process, in the order in which they say it."""
         return [self.told.get(timeout=120) for _ in self.processes]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stop.value = 1
-        for process in self.processes:
-            process.join(10)
-            if process.is_alive():
-                process.kill()
 
 
 def rss(it):
