@@ -60,7 +60,7 @@ fn fsyncs(dir: &Path, count: usize) -> Result<Vec<Duration>, Bad> {
 
 async fn spool(dir: &Path, clock: &dyn Clock) -> Result<Spool, Bad> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir)?);
-    let config = QuarantineConfig { entries_max: 100_000, bytes_max: 1 << 30 };
+    let config = QuarantineConfig { entries_max: 100_000, bytes_max: 1 << 30, ..QuarantineConfig::default() };
     Ok(Spool::open(Some(disk), config, clock, Arc::new(Runtime)).await?)
 }
 
@@ -100,6 +100,55 @@ async fn admissions(
     let mut times = Vec::new();
     for task in tasks {
         times.extend(task.await??);
+    }
+    times.sort();
+    Ok(times)
+}
+
+/// Arrivals that nothing holds back: `per_second` on average, at random moments.
+async fn arrivals(
+    spool: &Spool,
+    kind: &'static str,
+    count: u64,
+    per_second: u64,
+) -> Result<Vec<Duration>, Bad> {
+    /// In each of these an intent comes or not.
+    const SLOT: Duration = Duration::from_micros(10);
+    let one_in = 1_000_000 / SLOT.as_micros() as u64 / per_second.max(1);
+    let (sender, mut due) = tokio::sync::mpsc::unbounded_channel();
+    let clock = std::thread::spawn(move || {
+        let (begun, mut slot, mut sent, mut dice) = (Instant::now(), 0u32, 0, 0x9e37_79b9_7f4a_7c15_u64);
+        while sent < count {
+            while SLOT * slot < begun.elapsed() && sent < count {
+                slot += 1;
+                // xorshift64
+                dice ^= dice << 13;
+                dice ^= dice >> 7;
+                dice ^= dice << 17;
+                if dice % one_in == 0 && sender.send(sent).is_ok() {
+                    sent += 1;
+                }
+            }
+            std::thread::sleep(SLOT);
+        }
+    });
+    let mut tasks = Vec::new();
+    while let Some(n) = due.recv().await {
+        let spool = spool.clone();
+        let intent = intent(kind, n)?;
+        tasks.push(tokio::spawn(async move {
+            let begun = Instant::now();
+            let entry =
+                spool.admit(&intent, State::Sending, false, "", 0).await.map_err(|e| e.to_string())?;
+            let took = begun.elapsed();
+            spool.settle(entry.seq);
+            Ok::<_, String>(took)
+        }));
+    }
+    clock.join().map_err(|_| "the clock broke off")?;
+    let mut times = Vec::new();
+    for task in tasks {
+        times.push(task.await??);
     }
     times.sort();
     Ok(times)
@@ -280,10 +329,14 @@ async fn measure(dir: &Path, count: u64, submitters: u64) -> Result<(), Bad> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let spool = spool(dir, &*clock).await?;
     let still = Duration::ZERO;
+    let fsync = fsyncs(dir, 500)?;
+    let begun = Instant::now();
+    let times = arrivals(&spool, "arrivals", count, 5_000).await?;
+    show("spool, arrivals, 5,000/s", times.len(), begun.elapsed(), &times, &fsync);
     for (name, kind, submitters, count, pause) in [
         ("spool, one at a time", "single", 1, 500, still),
-        // As many as the stage `emit` is wide, each resting so that they come to the rate that is the goal.
-        ("spool, 32 at once, 5,000/s", "paced", 32, count, Duration::from_millis(5)),
+        // As many as the stage `emit` is wide, each resting so that they come to that rate: timers bring them in step.
+        ("spool, 32 in step, 5,000/s", "paced", 32, count, Duration::from_millis(5)),
         ("spool, as many as it takes", "group", submitters, count, still),
     ] {
         let fsync = fsyncs(dir, 500)?;

@@ -233,6 +233,7 @@ pub async fn deliverer_with(
     let quarantine = QuarantineConfig {
         entries_max: settings.quarantine_max_entries.0 as u64,
         bytes_max: settings.quarantine_max_bytes,
+        ..QuarantineConfig::default()
     };
     let spool = Spool::open(disk, quarantine, &**clock, spawn.clone())
         .await

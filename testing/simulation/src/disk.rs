@@ -27,9 +27,17 @@ enum Node {
 #[derive(Default)]
 struct File {
     live: Vec<u8>,
+    /// As long as the file is, with zeros behind what was written.
+    len: usize,
     synced: usize,
     /// What a failed sync has left in doubt.
     doubt: Vec<(usize, usize)>,
+}
+
+impl File {
+    fn length(&self) -> usize {
+        self.live.len().max(self.len)
+    }
 }
 
 type Names = BTreeMap<String, Node>;
@@ -341,6 +349,13 @@ impl WriteFile for Writer {
         Err(failed)
     }
 
+    fn preallocate(&mut self, len: u64) -> io::Result<()> {
+        let mut medium = self.0.enter(true, true)?;
+        let file = &mut medium.files[self.1];
+        file.len = file.live.len() + usize::try_from(len).unwrap_or(0);
+        Ok(())
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         match self.0.enter(true, false) {
             Ok(mut medium) => {
@@ -413,6 +428,7 @@ impl Disk for SimDisk {
         let id = medium.file(self.root, path)?;
         let file = &mut medium.files[id];
         file.live.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+        file.len = 0;
         file.synced = file.live.len();
         for (_, to) in &mut file.doubt {
             *to = file.synced.min(*to);
@@ -422,8 +438,10 @@ impl Disk for SimDisk {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
         let medium = self.enter(false, false)?;
-        let id = medium.file(self.root, path)?;
-        Ok(Arc::new(Reader(medium.files[id].live.clone())))
+        let file = &medium.files[medium.file(self.root, path)?];
+        let mut bytes = file.live.clone();
+        bytes.resize(file.length(), 0);
+        Ok(Arc::new(Reader(bytes)))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -479,7 +497,7 @@ impl Disk for SimDisk {
         let id = medium.dir(names(self.root).chain(names(path)))?;
         let entry = |(name, node): (&String, &Node)| {
             let (name, is_dir) = (name.clone(), matches!(node, Node::Dir(_)));
-            let len = if let Node::File(id) = node { medium.files[*id].live.len() as u64 } else { 0 };
+            let len = if let Node::File(id) = node { medium.files[*id].length() as u64 } else { 0 };
             Entry { name, is_dir, len }
         };
         Ok(medium.dirs[id].live.iter().map(entry).collect())
@@ -487,7 +505,7 @@ impl Disk for SimDisk {
 
     fn file_len(&self, path: &Path) -> io::Result<Option<u64>> {
         let medium = self.enter(false, false)?;
-        Ok(medium.file(self.root, path).ok().map(|id| medium.files[id].live.len() as u64))
+        Ok(medium.file(self.root, path).ok().map(|id| medium.files[id].length() as u64))
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<Guard>> {

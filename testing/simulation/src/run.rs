@@ -111,8 +111,11 @@ impl Plan {
     }
 
     fn settings(&self, world: &World) -> Settings {
+        // Megabytes of zeros at each start would be most of a seed's time.
+        let preallocated_bytes = world.pick(&[0, 2_000, 20_000]);
         if !self.reconfigures {
-            return Settings::default();
+            let quarantine = QuarantineConfig { preallocated_bytes, ..QuarantineConfig::default() };
+            return Settings { quarantine, ..Settings::default() };
         }
         let deadline = Duration::from_millis(world.pick(&[300, 1000, 1000, 3000]));
         let default = BreakerConfig::default();
@@ -136,6 +139,7 @@ impl Plan {
             quarantine: QuarantineConfig {
                 entries_max: world.pick(&[1, 2, 4, 10_000]),
                 bytes_max: world.pick(&[6_000, 16 << 20]),
+                preallocated_bytes,
             },
         }
     }

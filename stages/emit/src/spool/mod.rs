@@ -29,7 +29,7 @@ use crate::audit::clip;
 use crate::config::QuarantineConfig;
 use crate::plant;
 use log::{CommitError, Log, Said};
-use rewarder_model::world::disk::{Disk, Guard};
+use rewarder_model::world::disk::{Disk, Guard, WriteFile};
 use rewarder_model::world::{Clock, Spawn};
 use rewarder_model::{Cid, Intent};
 use serde::{Deserialize, Serialize};
@@ -138,6 +138,7 @@ struct Inner {
     spawn: Arc<dyn Spawn>,
     /// None under amnesia.
     log: Option<Mutex<Log>>,
+    reserve: Arc<Reserve>,
     found: Found,
     index: Mutex<Index>,
     queue: Mutex<Queue>,
@@ -259,8 +260,9 @@ impl Spool {
             }
         }
         let (sender, receiver) = oneshot::channel();
+        let reserve = Reserve::new(disk.clone(), config.preallocated_bytes);
         let work = Box::new(move || {
-            let _ = sender.send(read(disk));
+            let _ = sender.send(read(disk, config.preallocated_bytes));
         });
         if !spawn.blocking(work).await {
             return Err(SpoolError::Broken);
@@ -286,7 +288,16 @@ impl Spool {
         }
         let index = Mutex::new(index);
         let log = log.map(Mutex::new);
-        Ok(Self(Arc::new(Inner { config, spawn, log, found, index, queue: Mutex::default(), _lock: lock })))
+        Ok(Self(Arc::new(Inner {
+            config,
+            spawn,
+            log,
+            reserve,
+            found,
+            index,
+            queue: Mutex::default(),
+            _lock: lock,
+        })))
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -491,10 +502,8 @@ impl Spool {
             }
         }
         let this = self.clone();
-        let work = self.0.spawn.blocking(Box::new(move || this.commit_all()));
-        self.0.spawn.spawn(Box::pin(async move {
-            work.await;
-        }));
+        // Nobody waits for the committer, only for what it commits: a task that did would cost a wake-up for each group.
+        drop(self.0.spawn.blocking(Box::new(move || this.commit_all())));
     }
 
     /// Commits group after group until nothing waits. Blocks on the disk.
@@ -570,7 +579,67 @@ impl Spool {
         let live: Vec<_> = self.index().kept.values().map(|kept| kept.json.clone()).collect();
         let planted = usize::from(plant::is("checkpoint_leaves_one_out"));
         let payloads: Vec<_> = live.iter().skip(planted).map(|json| log::put(json)).collect();
-        log.checkpoint(payloads.iter().map(Vec::as_slice))
+        log.checkpoint(payloads.iter().map(Vec::as_slice), self.0.reserve.take())?;
+        let (reserve, segment) = (self.0.reserve.clone(), log.segment());
+        drop(self.0.spawn.blocking(Box::new(move || reserve.refill(segment))));
+        Ok(())
+    }
+}
+
+/// The file for the next checkpoint, made aside: nobody who waits for a group waits for its zeros.
+struct Reserve {
+    disk: Option<Arc<dyn Disk>>,
+    len: u64,
+    spare: Mutex<Spare>,
+}
+
+enum Spare {
+    Missing,
+    /// Somebody makes one.
+    UnderWay,
+    Ready(Box<dyn WriteFile>),
+}
+
+impl Reserve {
+    fn new(disk: Option<Arc<dyn Disk>>, len: u64) -> Arc<Self> {
+        Arc::new(Self { disk, len, spare: Mutex::new(Spare::Missing) })
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Spare> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Box<dyn WriteFile>> {
+        let mut spare = self.spare();
+        match std::mem::replace(&mut *spare, Spare::Missing) {
+            Spare::Ready(file) => Some(file),
+            other => {
+                *spare = other;
+                None
+            }
+        }
+    }
+
+    /// Takes away what is before this segment, and makes the next spare file. Blocks on the disk.
+    fn refill(&self, segment: u64) {
+        let Some(disk) = &self.disk else { return };
+        log::tidy(&**disk, segment);
+        {
+            let mut spare = self.spare();
+            match *spare {
+                Spare::Missing => *spare = Spare::UnderWay,
+                _ => return,
+            }
+        }
+        let made = log::spare(&**disk, self.len);
+        *self.spare() = match made {
+            Ok(file) => Spare::Ready(file),
+            Err(error) => {
+                // A full disk has perhaps room for what is to be kept.
+                tracing::debug!(%error, "the spool's next segment could not be preallocated; it will grow with each group");
+                Spare::Missing
+            }
+        };
     }
 }
 
@@ -580,14 +649,14 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 /// Reads the log and replaces it by a checkpoint. Blocks on the disk.
-fn read(disk: Option<Arc<dyn Disk>>) -> Result<(Option<Log>, Found, Index), SpoolError> {
+fn read(disk: Option<Arc<dyn Disk>>, preallocated: u64) -> Result<(Option<Log>, Found, Index), SpoolError> {
     let mut index = Index { next: 1, ..Index::default() };
     let Some(disk) = disk else { return Ok((None, Found::default(), index)) };
     let mut entries: BTreeMap<u64, Entry> = BTreeMap::new();
     let mut by_run_key = BTreeMap::new();
     let mut unreadable = false;
     let mut next = 1;
-    let (mut log, mut found) = Log::open(disk, |said| match said {
+    let (mut log, mut found) = Log::open(disk.clone(), |said| match said {
         Said::Put(json) => match serde_json::from_slice::<Entry>(json) {
             Ok(entry) => {
                 next = next.max(entry.seq + 1);
@@ -627,9 +696,13 @@ fn read(disk: Option<Arc<dyn Disk>>) -> Result<(Option<Log>, Found, Index), Spoo
     found.entries = index.kept.len() as u64;
     let planted = usize::from(plant::is("checkpoint_leaves_one_out"));
     let payloads: Vec<_> = index.kept.values().skip(planted).map(|kept| log::put(&kept.json)).collect();
-    if let Err(error) = log.checkpoint(payloads.iter().map(Vec::as_slice)) {
+    let spare = log::spare(&*disk, preallocated).ok();
+    match log.checkpoint(payloads.iter().map(Vec::as_slice), spare) {
+        Ok(()) => log::tidy(&*disk, log.segment()),
         // A full disk is no reason not to start: what is held can be delivered, and makes room.
-        tracing::warn!(%error, "the spool could not be rewritten at the start; it goes on as it was");
+        Err(error) => {
+            tracing::warn!(%error, "the spool could not be rewritten at the start; it goes on as it was")
+        }
     }
     Ok((Some(log), found, index))
 }

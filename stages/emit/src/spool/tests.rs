@@ -53,9 +53,24 @@ type File = u64;
 struct Bytes {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// As long as the file is, with zeros behind what was written.
+    len: usize,
 }
 
 impl Plate {
+    fn new(seed: u64) -> Self {
+        Self {
+            files: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            next_file: 0,
+            contents: BTreeMap::new(),
+            left: u64::MAX,
+            changes: 0,
+            full: false,
+            dice: Dice::new(seed ^ 0x5eed),
+        }
+    }
+
     fn change(&mut self) -> io::Result<()> {
         self.changes += 1;
         match self.left.checked_sub(1) {
@@ -124,6 +139,15 @@ impl WriteFile for Handle {
         off.and(full)
     }
 
+    fn preallocate(&mut self, len: u64) -> io::Result<()> {
+        let mut plate = self.0.lock().unwrap();
+        plate.change()?;
+        plate.room()?;
+        let bytes = plate.contents.get_mut(&self.1).unwrap();
+        bytes.len = bytes.now.len() + len as usize;
+        Ok(())
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         let mut plate = self.0.lock().unwrap();
         plate.change()?;
@@ -135,14 +159,18 @@ impl WriteFile for Handle {
 
 impl ReadAt for Handle {
     fn len(&self) -> u64 {
-        self.0.lock().unwrap().contents[&self.1].now.len() as u64
+        let bytes = &self.0.lock().unwrap().contents[&self.1];
+        bytes.now.len().max(bytes.len) as u64
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let plate = self.0.lock().unwrap();
-        let rest = plate.contents[&self.1].now.get(offset as usize..).unwrap_or_default();
-        let n = rest.len().min(buf.len());
-        buf[..n].copy_from_slice(&rest[..n]);
+        let bytes = &plate.contents[&self.1];
+        let n = bytes.now.len().max(bytes.len).saturating_sub(offset as usize).min(buf.len());
+        let written = bytes.now.get(offset as usize..).unwrap_or_default();
+        let written = &written[..n.min(written.len())];
+        buf[..n].fill(0);
+        buf[..written.len()].copy_from_slice(written);
         Ok(n)
     }
 }
@@ -180,6 +208,7 @@ impl Disk for Rotten {
         let file = *plate.files.get(path).ok_or_else(missing)?;
         let bytes = plate.contents.get_mut(&file).unwrap();
         bytes.now.truncate(len as usize);
+        bytes.len = 0;
         bytes.durable = bytes.now.clone();
         Ok(())
     }
@@ -239,7 +268,8 @@ impl Disk for Rotten {
     }
 }
 
-const LIMITS: QuarantineConfig = QuarantineConfig { entries_max: 40, bytes_max: 1 << 20 };
+const LIMITS: QuarantineConfig =
+    QuarantineConfig { entries_max: 40, bytes_max: 1 << 20, preallocated_bytes: 3000 };
 
 fn open(disk: Arc<dyn Disk>) -> Result<Spool, SpoolError> {
     now(Spool::open(Some(disk), LIMITS, &HandClock::new(), Arc::new(Inline)))
@@ -263,16 +293,8 @@ enum Known {
 /// Random operations with crashes at random writes; a failure names its seed. Returns how many were done.
 fn campaign(seed: u64, operations: u64) -> u64 {
     let dice = Dice::new(seed);
-    let plate = Arc::new(Mutex::new(Plate {
-        files: BTreeMap::new(),
-        durable: BTreeMap::new(),
-        next_file: 0,
-        contents: BTreeMap::new(),
-        left: u64::MAX,
-        changes: 0,
-        full: false,
-        dice: Dice::new(seed ^ 0x5eed),
-    }));
+    let plate = Arc::new(Mutex::new(Plate::new(seed)));
+
     let mut spool = open(Arc::new(Rotten(plate.clone()))).unwrap();
     let mut model: BTreeMap<u64, Known> = BTreeMap::new();
     let mut next = 0;
@@ -454,9 +476,37 @@ fn a_tail_torn_at_any_byte() {
         let disk = memory();
         disk.make_dir(Path::new(SPOOL_DIR)).unwrap();
         disk.create_new(&path).unwrap().write_all(&whole[..cut]).unwrap();
+        let torn = whole[before..cut].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let spool = open(disk).unwrap();
         let found = spool.found();
-        assert_eq!((found.entries, found.corrupt_records, found.torn_bytes), (3, 0, (cut - before) as u64));
+        assert_eq!(
+            (found.entries, found.corrupt_records, found.torn_bytes),
+            (3, 0, torn as u64),
+            "cut at {cut}"
+        );
+    }
+}
+
+/// A record may end with zeros where the zeros of its segment begin, and nothing behind it is called torn.
+#[test]
+fn records_over_the_zeros_of_a_segment() {
+    let disk: Arc<dyn Disk> = Arc::new(Rotten(Arc::new(Mutex::new(Plate::new(1)))));
+    for n in 0..6 {
+        let spool = open(disk.clone()).unwrap();
+        let entry = now(spool.admit(&intent(n), State::Sending, false, "", n)).unwrap();
+        if n % 2 == 0 {
+            // Its place in little-endian bytes: seven zeros at the end.
+            now(spool.remove(entry.seq)).unwrap();
+        }
+        let segment = disk.open(&segments(&*disk).pop().unwrap()).unwrap();
+        assert!(segment.len() >= LIMITS.preallocated_bytes, "nothing is preallocated");
+        drop(spool);
+        let found = open(disk.clone()).unwrap().found().clone();
+        assert_eq!(
+            (found.entries, found.corrupt_records, found.torn_bytes),
+            (n.div_ceil(2), 0, 0),
+            "after {n}"
+        );
     }
 }
 
@@ -464,8 +514,8 @@ fn a_tail_torn_at_any_byte() {
 fn bounded_by_entries_and_by_bytes() {
     let each = charge(&intent(0));
     for limits in [
-        QuarantineConfig { entries_max: 2, bytes_max: 1 << 20 },
-        QuarantineConfig { entries_max: 9, bytes_max: 2 * each },
+        QuarantineConfig { entries_max: 2, ..LIMITS },
+        QuarantineConfig { entries_max: 9, bytes_max: 2 * each, ..LIMITS },
     ] {
         for disk in [None, Some(memory())] {
             let volatile = disk.is_none();

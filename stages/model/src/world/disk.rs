@@ -57,6 +57,11 @@ pub trait WriteFile: Send {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes what was written durable.
     fn sync(&mut self) -> io::Result<()>;
+    /// Writes `len` zeros behind the end; what is written later goes over them, and [`Self::sync`] is then quicker, since
+    /// neither the file's length nor its place on the disk changes. It promises nothing: there may be fewer zeros, or none.
+    fn preallocate(&mut self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Lets the disk begin with what was written, so that a later [`Self::sync`] has less to wait for. It promises nothing.
     fn sync_soon(&mut self) -> io::Result<()> {
         Ok(())
