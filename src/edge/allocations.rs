@@ -27,7 +27,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A representation: media type, how it is made.
 pub(super) type Representation = (&'static str, Option<Form>);
@@ -43,7 +43,7 @@ pub(super) const REPRESENTATIONS: [Representation; 5] = [
 
 /// Bytes of a table that are read at once: a sixteenth of what its reader has taken, within these. A part is what a reader that
 /// takes no more makes us hold, and what a fast one waits for a thread for.
-const PART_BYTES: RangeInclusive<u64> = 16 * 1024..=128 * 1024;
+const PART_BYTES: RangeInclusive<u64> = 8 * 1024..=128 * 1024;
 /// Tables that are turned into another form at once: each holds a batch of rows, megabytes, while its reader takes them. Those
 /// that are sent as they are stored hold a part, and have no other limit than the connections'.
 const CONVERSIONS_MAX: usize = 16;
@@ -126,7 +126,7 @@ fn in_form(object: Object, form: Option<Form>) -> Result<Body> {
     let Some(form) = form else {
         let mut at = 0;
         return Ok(streamed(move || {
-            let len = (at / 16).clamp(*PART_BYTES.start(), *PART_BYTES.end()).min(object.len() - at);
+            let len = (at / 32).clamp(*PART_BYTES.start(), *PART_BYTES.end()).min(object.len() - at);
             let mut part = vec![0; len as usize];
             object.read_exact_at(at, &mut part)?;
             at += len;
@@ -148,14 +148,36 @@ fn in_form(object: Object, form: Option<Form>) -> Result<Body> {
     }))
 }
 
-/// A body that is made part by part, each when the one before was taken, on a thread that may block. A reader that takes
-/// nothing holds no thread: there are only so many, and everything that touches the disk needs one.
+/// A part that is on its way to the peer, and what says so.
+struct OnItsWay {
+    part: Bytes,
+    _one: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for OnItsWay {
+    fn as_ref(&self) -> &[u8] {
+        &self.part
+    }
+}
+
+/// A body that is made part by part, each when the system has taken the one before: hyper asks for more as soon as it has
+/// room, which a reader that takes nothing would make us hold. On a thread that may block, which no such reader holds: there
+/// are only so many, and everything that touches the disk needs one.
 fn streamed(parts: impl FnMut() -> io::Result<Option<Bytes>> + Send + Sync + 'static) -> Body {
-    let made = stream::unfold(Some(parts), |parts| async move {
-        let mut parts = parts?;
+    let one = Arc::new(Semaphore::new(1));
+    let made = stream::unfold(Some((parts, one)), |made| async move {
+        let (mut parts, one) = made?;
+        let taken = one.clone().acquire_owned().await;
         let made = tokio::task::spawn_blocking(move || (parts(), parts)).await;
         match made.map_err(io::Error::other) {
-            Ok((Ok(Some(part)), parts)) => Some((Ok(Frame::data(part)), Some(parts))),
+            Ok((Ok(Some(part)), parts)) => {
+                let part = match taken {
+                    Ok(_one) => Bytes::from_owner(OnItsWay { part, _one }),
+                    // Nobody closes it.
+                    Err(_) => part,
+                };
+                Some((Ok(Frame::data(part)), Some((parts, one))))
+            }
             Ok((Ok(None), _)) => None,
             // Breaks the answer off, so that nobody takes half of it for the whole.
             Ok((Err(error), _)) | Err(error) => Some((Err(error), None)),

@@ -627,8 +627,8 @@ PATIENT = {"brownout_p99_ms": FOREVER_MS, "ledger_deadline_ms": FOREVER_MS, "led
 # ---------------------------------------------------------------------------------------------------------- scripts
 
 
-def in_threads(tasks):
-    """Runs all at once; their results in order, once all are done."""
+def in_threads(tasks, seconds=2 * REQUEST_SECONDS):
+    """Runs all at once; their results in order, once all are done, each within so many seconds."""
     results = [None] * len(tasks)
 
     def work(index, task):
@@ -643,7 +643,7 @@ def in_threads(tasks):
 
     def join():
         for thread in threads:
-            thread.join(2 * REQUEST_SECONDS)
+            thread.join(seconds)
             assert not thread.is_alive(), "a request was never answered"
         for result in results:
             if isinstance(result, BaseException):
