@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             rewards.push(reward);
             ratios.push((decode + reward) / floor);
         }
-        said = Some((outcome.manifest.inputs.clone(), outcome.commitment));
+        said = Some((outcome.manifest.inputs, outcome.commitment));
         drop((outcome, names));
     }
     let (inputs, commitment) = said.ok_or("no round")?;

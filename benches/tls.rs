@@ -1,14 +1,14 @@
 //! A client of TLS that measures: `tls ADDRESS CA_FILE handshakes COUNT` shakes hands again and again; `tls ADDRESS CA_FILE requests
 //! FILE` sends the requests of a file, one a line (method, path, bearer, body or `@FILE`; tabs between), over one connection. Each prints
-//! one JSON object of microseconds. It offers X25519MLKEM768 first, as clients do; what is taken is the service's choice.
-//! `testing/attack/pq` runs it.
+//! one JSON object of microseconds. It offers X25519MLKEM768 first, as clients do; what is taken is the service's choice. With
+//! `classical` in place of `handshakes` it offers X25519 alone, as clients did. `testing/attack/pq` runs it.
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -21,18 +21,23 @@ use tokio_rustls::client::TlsStream;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-fn connector(ca: &str) -> Result<TlsConnector> {
+fn connector(ca: &str, groups: Vec<&'static dyn SupportedKxGroup>) -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     for issuer in CertificateDer::pem_file_iter(ca)? {
         roots.add(issuer?)?;
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let provider = CryptoProvider { kx_groups: groups, ..aws_lc_rs::default_provider() };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
     // A resumed handshake would measure something else.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn as_clients_do() -> Vec<&'static dyn SupportedKxGroup> {
+    aws_lc_rs::default_provider().kx_groups
 }
 
 async fn connect(connector: &TlsConnector, address: &str) -> Result<TlsStream<TcpStream>> {
@@ -111,10 +116,17 @@ async fn requests(connector: &TlsConnector, address: &str, lines: &str) -> Resul
 async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match &args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [address, ca, "handshakes", count] => handshakes(&connector(ca)?, address, count.parse()?).await,
-        [address, ca, "requests", file] => {
-            requests(&connector(ca)?, address, &std::fs::read_to_string(file)?).await
+        [address, ca, "handshakes", count] => {
+            handshakes(&connector(ca, as_clients_do())?, address, count.parse()?).await
         }
-        _ => Err("usage: tls ADDRESS CA_FILE handshakes COUNT | requests FILE".into()),
+        [address, ca, "classical", count] => {
+            let alone = vec![aws_lc_rs::kx_group::X25519];
+            handshakes(&connector(ca, alone)?, address, count.parse()?).await
+        }
+        [address, ca, "requests", file] => {
+            let lines = std::fs::read_to_string(file)?;
+            requests(&connector(ca, as_clients_do())?, address, &lines).await
+        }
+        _ => Err("usage: tls ADDRESS CA_FILE handshakes COUNT | classical COUNT | requests FILE".into()),
     }
 }

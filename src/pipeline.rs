@@ -100,12 +100,15 @@ pub struct Submitted {
     pub inputs: Inputs,
 }
 
+/// Whether what a snapshot says of itself is what the job is about.
+type Admits = Box<dyn Fn(&SnapshotHeader) -> Result<(), Refusal> + Send + Sync>;
+
 /// A job whose inputs are open.
 pub struct Admitted {
     snapshot: SharedSource,
     policy: Result<Policy, Refusal>,
     expected: Option<Cid>,
-    admits: Box<dyn Fn(&SnapshotHeader) -> Result<(), Refusal> + Send + Sync>,
+    admits: Admits,
 }
 
 /// What a stage makes, or what the store had.
@@ -273,8 +276,11 @@ pub struct Engine {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Told on whose behalf how many bytes of a snapshot are about to be decoded.
-    pub moved: Box<dyn Fn(&TenantId, u64) + Send + Sync>,
+    pub moved: Moved,
 }
+
+/// A tenant, and bytes.
+pub type Moved = Box<dyn Fn(&TenantId, u64) + Send + Sync>;
 
 /// What travels from stage to stage beside the stage's own data.
 type Carried<T> = (Request, Timings, T);

@@ -340,13 +340,16 @@ pub fn summary(done: &Done, args: &RunArgs) -> String {
     text
 }
 
+/// Payout, name and score, in the order in which they are shown.
+type Paid = (u128, Reverse<Vec<u8>>, u128);
+
 fn details(outcome: &Outcome, names: &Dictionary, paid: u128) -> String {
     let mut text = String::new();
     let Some(derivation) = &outcome.derivation else { return text };
     let totals = &outcome.manifest.totals;
     let money = |amount: u128| grouped(&amount.to_string());
     let cap = derivation.actor_cap.unwrap_or(u128::MAX);
-    let mut top: BinaryHeap<Reverse<(u128, Reverse<Vec<u8>>, u128)>> = BinaryHeap::new();
+    let mut top = BinaryHeap::<Reverse<Paid>>::new();
     let mut at_cap = 0u64;
     outcome.recipients(names, |name, score, payout| {
         at_cap += u64::from(payout == cap);

@@ -128,7 +128,7 @@ pub struct Converted<R: Read + Seek> {
 /// How the parts are made.
 enum To {
     /// The writer's buffer is emptied after each batch; none when the end is written.
-    Stream(Option<StreamWriter<Vec<u8>>>),
+    Stream(Option<Box<StreamWriter<Vec<u8>>>>),
     /// The batch under way and the row that is next.
     Text { form: Form, batch: Option<RecordBatch>, row: usize, begun: bool },
 }
@@ -142,7 +142,8 @@ impl<R: Read + Seek> Converted<R> {
         let reader = FileReader::try_new(from, None).map_err(other)?;
         let to = match form {
             Form::ArrowStream => {
-                To::Stream(Some(StreamWriter::try_new(Vec::new(), &reader.schema()).map_err(other)?))
+                let writer = StreamWriter::try_new(Vec::new(), &reader.schema()).map_err(other)?;
+                To::Stream(Some(Box::new(writer)))
             }
             form => To::Text { form, batch: None, row: 0, begun: false },
         };

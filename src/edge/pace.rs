@@ -54,8 +54,8 @@ mod tests {
         }
         // What came before in plenty buys no patience later.
         assert_eq!(pace.note(Duration::ZERO, 1 << 30), Ok(()));
-        assert_eq!((0..10).map(|_| pace.note(second, 1)).collect::<Result<(), _>>(), Ok(()));
-        assert_eq!((0..10).map(|_| pace.note(second, 99)).collect::<Result<(), _>>(), Err(TooSlow));
+        assert_eq!((0..10).try_for_each(|_| pace.note(second, 1)), Ok(()));
+        assert_eq!((0..10).try_for_each(|_| pace.note(second, 99)), Err(TooSlow));
         assert_eq!(pace.note(Duration::ZERO, 0), Ok(()), "no waiting, no blame");
     }
 }

@@ -29,6 +29,7 @@ MIB = 1 << 20
 RSS_GROWTH_MAX = 32 * MIB  # the goal of every attack
 GOODPUT_MIN = 0.95
 HONEST = 4  # processes; each waits for its answer before it asks again
+IDLE_SECONDS = 9  # `read_timeout_ms`, 10 s, less what passes between an answer that is sent and one that is read
 CONTEXT = multiprocessing.get_context("fork")
 
 
@@ -45,15 +46,17 @@ def source(n):
 
 
 def _honest(address, request, expected, counted, stop, tls):
-    """Asks again and again over one connection; counts answers, and what went wrong."""
+    """Asks again and again over one connection; counts answers, what went wrong, and connections that it left idle for too long."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection, buffer = None, b""
+    connection, buffer, answered = None, b"", 0.0
     while not stop.value:
+        kept = connection is not None
         try:
             if connection is None:
                 connection, buffer = socket.create_connection(address, timeout=20), b""
                 if tls:
                     connection = tls.wrap_socket(connection, server_hostname="localhost")
+            asked = time.monotonic()
             connection.sendall(request)
             while b"\r\n\r\n" not in buffer:
                 part = connection.recv(65536)
@@ -70,9 +73,13 @@ def _honest(address, request, expected, counted, stop, tls):
             buffer = buffer[length:]
             good = head.startswith(expected)
         except OSError:
-            good, connection = False, None
+            # The machine stood still, and with it this client, until the service closed an idle connection, as it should: any client
+            # would ask again over another (RFC 9112 §9.3.1).
+            idle = kept and not buffer and asked - answered >= IDLE_SECONDS
+            good, connection = None if idle else False, None
+        answered = time.monotonic()
         with counted.get_lock():
-            counted[0 if good else 1] += 1
+            counted[{True: 0, False: 1, None: 2}[good]] += 1
 
 
 class Processes:
@@ -95,7 +102,7 @@ class Honest(Processes):
     """Clients that do what clients do; `rate` measures what they get."""
 
     def __init__(self, address, request, expected=b"HTTP/1.1 200 ", tls=None, count=HONEST):
-        self.counted, self.stop = CONTEXT.Array("q", 2), CONTEXT.Value("b", 0)
+        self.counted, self.stop = CONTEXT.Array("q", 3), CONTEXT.Value("b", 0)
         arguments = (address, request, expected, self.counted, self.stop, tls)
         self.processes = [CONTEXT.Process(target=_honest, args=arguments, daemon=True) for _ in range(count)]
         for process in self.processes:
@@ -107,8 +114,11 @@ class Honest(Processes):
         time.sleep(seconds)
         return (self.counted[0] - before) / (time.monotonic() - begun)
 
-    def failed(self):
-        return self.counted[1]
+    def tell(self, figures):
+        """What went wrong for them, which is nothing."""
+        figures.tell("honest requests that failed", self.counted[1], "0", self.counted[1] == 0)
+        if self.counted[2]:
+            figures.tell("honest clients that stood still until closed", self.counted[2], f"> {IDLE_SECONDS} s")
 
 
 class Attack(Processes):

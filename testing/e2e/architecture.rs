@@ -199,3 +199,44 @@ fn every_failure_names_a_test_that_exists() {
     }
     assert!(rows >= 25, "{rows} rows");
 }
+
+/// The fuzzer is a workspace of its own, which nobody builds every day, and its builds are `--locked`: its lock has to know what
+/// the floors depend on, in the house's versions. `cargo update -w --manifest-path testing/fuzz/Cargo.toml` mends it.
+#[test]
+fn the_fuzzer_is_locked_to_what_the_house_uses() {
+    let read = |path: &str| -> toml::Table {
+        toml::from_str(&std::fs::read_to_string(root().join(path)).unwrap()).unwrap()
+    };
+    let packages = |path: &str| read(path)["package"].as_array().unwrap().clone();
+    let key = |package: &toml::Value| format!("{} {}", package["name"], package["version"]);
+    let house: std::collections::HashSet<String> = packages("Cargo.lock").iter().map(key).collect();
+    let mut manifests = vec![String::from("Cargo.toml"), String::from("src/ronctl/Cargo.toml")];
+    manifests.extend(floors().iter().map(|floor| format!("stages/{floor}/Cargo.toml")));
+    let mut members = 0;
+    for package in packages("testing/fuzz/Cargo.lock") {
+        let name = package["name"].as_str().unwrap();
+        // Its own, and what only it uses.
+        if !matches!(name, "rewarder-fuzz" | "libfuzzer-sys" | "arbitrary") {
+            assert!(house.contains(&key(&package)), "{} is locked for the fuzzer alone", key(&package));
+        }
+        let manifest =
+            manifests.iter().map(|path| read(path)).find(|m| m["package"]["name"].as_str() == Some(name));
+        let Some(manifest) = manifest else { continue };
+        members += 1;
+        let locked: Vec<&str> = package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|dependency| dependency.as_str().unwrap().split(' ').next().unwrap())
+            .collect();
+        for (dependency, how) in manifest["dependencies"].as_table().unwrap() {
+            let optional = how.get("optional").and_then(toml::Value::as_bool).unwrap_or_default();
+            let real = how.get("package").and_then(toml::Value::as_str).unwrap_or(dependency);
+            assert!(
+                optional || locked.contains(&real),
+                "testing/fuzz/Cargo.lock: {name} does not know {real}"
+            );
+        }
+    }
+    assert!(members >= 6, "only {members} packages of the house are in the fuzzer's lock");
+}

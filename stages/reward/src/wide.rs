@@ -144,7 +144,7 @@ pub struct Fractional {
 impl Short {
     /// The same, when nothing but a fraction of a unit goes to a unit of score.
     pub fn fractional(&self) -> Option<Fractional> {
-        (self.small && self.whole == 0).then(|| Fractional {
+        (self.small && self.whole == 0).then_some(Fractional {
             pot: self.pot as u64,
             base: self.base as u64,
             fraction: self.fraction,

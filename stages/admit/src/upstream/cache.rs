@@ -106,7 +106,7 @@ impl Kind {
 
 impl Cache {
     /// How many verdicts there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.good.entries.len() + self.refused.entries.len()
     }
 
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(cache.get(&hash(1), at(1)), Found::Known { known: Known::Refused, old: false });
         cache.put(hash(1), &good("b"), LIFE, at(2));
         assert_eq!(cache.get(&hash(1), at(2)), Found::Known { known: good("b"), old: false });
-        assert_eq!((cache.len(), cache.caveat_bytes), (1, 1));
+        assert_eq!((cache.count(), cache.caveat_bytes), (1, 1));
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
         for n in 1..3 * ENTRIES_MAX {
             cache.put(hash(n), &Known::Refused, LIFE, at(0));
         }
-        assert_eq!(cache.len(), 1 + ENTRIES_MAX);
+        assert_eq!(cache.count(), 1 + ENTRIES_MAX);
         assert_eq!(cache.get(&hash(0), at(1)), Found::Known { known: good("a"), old: false });
         assert_eq!(cache.get(&hash(1), at(1)), Found::Nothing, "the oldest has left");
 
@@ -222,6 +222,6 @@ mod tests {
         }
         assert!(cache.good.order.len() <= 2 * ENTRIES_MAX, "renewals leave no trace in the order");
         cache.clear();
-        assert_eq!((cache.len(), cache.caveat_bytes), (0, 0));
+        assert_eq!((cache.count(), cache.caveat_bytes), (0, 0));
     }
 }

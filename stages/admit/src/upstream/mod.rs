@@ -197,7 +197,7 @@ impl UpstreamVerifier {
 
     /// How many verdicts are kept.
     pub fn cached(&self) -> usize {
-        lock(&self.0.cache).len()
+        lock(&self.0.cache).count()
     }
 
     /// Asks about a token that nobody has issued. To be called again and again, and waited for.
@@ -296,7 +296,7 @@ impl Inner {
         let mut cache = lock(&self.cache);
         if self.generation.load(Ordering::Relaxed) == generation {
             cache.put(hash, &known, life, self.clock.monotonic());
-            self.counts.entries.set(cache.len() as f64);
+            self.counts.entries.set(cache.count() as f64);
         }
         drop(cache);
         Ok(known)

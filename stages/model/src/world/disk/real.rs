@@ -52,7 +52,7 @@ struct RealFile {
 }
 
 impl RealFile {
-    fn new(file: File) -> Box<dyn WriteFile> {
+    fn boxed(file: File) -> Box<dyn WriteFile> {
         Box::new(Self { file, syncing: None })
     }
 
@@ -129,11 +129,11 @@ impl Disk for RealDisk {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
         let file =
             OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(self.root.join(path))?;
-        Ok(RealFile::new(file))
+        Ok(RealFile::boxed(file))
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
-        Ok(RealFile::new(OpenOptions::new().append(true).open(self.root.join(path))?))
+        Ok(RealFile::boxed(OpenOptions::new().append(true).open(self.root.join(path))?))
     }
 
     fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
