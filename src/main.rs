@@ -11,6 +11,10 @@ use svc_rewarder::service::{Service, StartError};
 use svc_rewarder::supervisor::Supervisor;
 use svc_rewarder::telemetry;
 
+/// Threads that wait for the disk. None of them waits for another. tokio's own bound, 512, is a stack each for as many peers
+/// as ask at once, and they stay for ten seconds.
+const BLOCKING_THREADS_MAX: usize = 64;
+
 /// Takes an epoch's sealed inputs, pays out a pool exactly, proves it, and tells the ledger once.
 #[derive(Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
@@ -76,6 +80,7 @@ fn serving(args: ServeArgs) -> Result<Drained, StartError> {
     let metrics = telemetry::metrics().map_err(StartError)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(|e| StartError(format!("the async runtime cannot be started: {e}")))?;
     runtime.block_on(async {

@@ -264,7 +264,8 @@ where
         })
     };
     let until = Until { farewell: &farewell, stopped };
-    // In boxes, so that a connection that has said nothing yet is small: a task is as large as the largest of its states.
+    // In boxes, so that a connection that has said nothing yet is small: a task is as large as the largest of its states. A future
+    // that takes a connection by value has room for it twice, as its argument and as what it drives.
     let ended = if is_h2 {
         let limits =
             frames::Limits { read_timeout, write_timeout, rate_min, streams_max: STREAMS_MAX as usize };
@@ -280,7 +281,7 @@ where
             .max_send_buf_size(BUFFER)
             .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
             .max_local_error_reset_streams(RESET_FOR_FAULTS_MAX);
-        Box::pin(until.drive(builder.serve_connection(stream, handler))).await
+        until.drive(Box::pin(builder.serve_connection(stream, handler))).await
     } else {
         let stream = Impatient::new(TokioIo::new(socket), write_timeout).paced(rate_min, verdict.clone());
         let mut builder = http1::Builder::new();
@@ -289,7 +290,7 @@ where
             .max_header_size(HEAD_BYTES_MAX)
             .max_buf_size(BUFFER)
             .header_read_timeout(Some(read_timeout));
-        Box::pin(until.drive(builder.serve_connection(stream, handler))).await
+        until.drive(Box::pin(builder.serve_connection(stream, handler))).await
     };
     ended.map_err(|error| {
         tracing::debug!(%error, "a connection ended early");
@@ -309,9 +310,8 @@ impl Until<'_> {
     /// Runs it to its end; it is asked to leave (GOAWAY, or `Connection: close`) when the time has come.
     async fn drive<C: GracefulConnection<Error = hyper::Error>>(
         mut self,
-        connection: C,
+        mut connection: Pin<Box<C>>,
     ) -> hyper::Result<()> {
-        let mut connection = pin!(connection);
         let mut leaving = false;
         loop {
             tokio::select! {
