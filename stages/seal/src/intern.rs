@@ -10,6 +10,7 @@
 //! the operating system's randomness: whoever writes the file cannot know which names collide.
 
 use crate::error::SealError;
+use std::hint::black_box;
 
 /// Bits of a name's hash, the topmost, that choose its shard.
 const SHARD_BITS: u32 = 6;
@@ -22,6 +23,12 @@ const SHARD_NAMES_MAX: usize = 1 << (u32::BITS - SHARD_BITS);
 /// Bytes of all distinct names: a dictionary of type utf8 has 32-bit signed offsets. Names are distinct and
 /// at least a byte long, so this also keeps their number below 2^32 - 1.
 pub(crate) const NAME_BYTES_MAX: u64 = i32::MAX as u64;
+
+/// Smaller tables grow to four times their size: half as often, and 42 bytes a name at the worst.
+const SLOTS_QUADRUPLED_BELOW: usize = 1 << 16;
+
+/// Names that are asked of memory together: some more than the misses that a core has under way.
+pub(crate) const LOOK_AHEAD: usize = 32;
 
 /// Which shard a hash belongs to.
 #[inline]
@@ -43,6 +50,8 @@ pub(crate) struct Shard {
     /// Open addressing, linear probing, a power of two: the tag above, the number in this shard plus one
     /// below; 0 is free.
     slots: Vec<u64>,
+    /// Tables that became too small. Giving memory back while others work stops all processors for a moment.
+    outgrown: Vec<Vec<u64>>,
     bytes: Vec<u8>,
     /// Where name `n` ends; it begins where the one before ends.
     ends: Vec<u32>,
@@ -95,8 +104,9 @@ impl Shard {
 
     #[cold]
     fn grow(&mut self) {
-        let mask = self.slots.len() * 2 - 1;
-        let mut slots = vec![0_u64; self.slots.len() * 2];
+        let factor = if self.slots.len() < SLOTS_QUADRUPLED_BELOW { 4 } else { 2 };
+        let mask = self.slots.len() * factor - 1;
+        let mut slots = vec![0_u64; mask + 1];
         for entry in self.slots.iter().filter(|entry| **entry != 0) {
             let mut slot = (entry >> 32) as usize & mask;
             while slots[slot] != 0 {
@@ -104,7 +114,31 @@ impl Shard {
             }
             slots[slot] = *entry;
         }
-        self.slots = slots;
+        self.outgrown.push(std::mem::replace(&mut self.slots, slots));
+    }
+
+    /// Reads what [`Self::intern`] will look at for these tags and names, so that their misses of the cache
+    /// pass at the same time and not one after the other.
+    #[inline]
+    pub fn look_ahead<'n>(&self, wanted: impl Iterator<Item = (u32, &'n [u8])>) {
+        let mask = self.slots.len() - 1;
+        let (mut known, mut count, mut seen) = ([0_usize; LOOK_AHEAD], 0, 0_u8);
+        for (tag, name) in wanted.take(LOOK_AHEAD) {
+            let slot = self.slots[tag as usize & mask];
+            // Without a branch; a slot of another name costs a read that nobody needed.
+            known[count] = (slot as u32).saturating_sub(1) as usize;
+            count += 1;
+            seen ^= name.first().copied().unwrap_or_default();
+        }
+        if !self.ends.is_empty() {
+            for local in &mut known[..count] {
+                *local = self.start(*local);
+            }
+            for start in &known[..count] {
+                seen ^= self.bytes.get(*start).copied().unwrap_or_default();
+            }
+        }
+        black_box(seen);
     }
 
     /// Distinct names here.
@@ -115,8 +149,12 @@ impl Shard {
     /// The name with a number of this shard.
     #[inline]
     pub fn get(&self, local: usize) -> &[u8] {
-        let start = if local == 0 { 0 } else { self.ends[local - 1] as usize };
-        &self.bytes[start..self.ends[local] as usize]
+        &self.bytes[self.start(local)..self.ends[local] as usize]
+    }
+
+    #[inline]
+    fn start(&self, local: usize) -> usize {
+        if local == 0 { 0 } else { self.ends[local - 1] as usize }
     }
 }
 
@@ -143,10 +181,26 @@ impl Names {
         self.shards[shard].get(local)
     }
 
+    /// Names by provisional id, as many as there are ids and at most [`LOOK_AHEAD`], each one's byte at
+    /// `depth` read: the misses of the cache pass at the same time.
+    #[inline]
+    pub fn gather(&self, ids: impl Iterator<Item = u32>, depth: usize) -> ([&[u8]; LOOK_AHEAD], usize) {
+        let (mut found, mut count) = ([&[][..]; LOOK_AHEAD], 0);
+        for id in ids.take(LOOK_AHEAD) {
+            found[count] = self.get(id);
+            count += 1;
+        }
+        let seen =
+            found[..count].iter().fold(0, |seen, name| seen ^ name.get(depth).copied().unwrap_or_default());
+        black_box(seen);
+        (found, count)
+    }
+
     /// Gives back the tables, which only interning needs.
     pub fn freeze(&mut self) {
         for shard in &mut self.shards {
             shard.slots = Vec::new();
+            shard.outgrown = Vec::new();
         }
     }
 
