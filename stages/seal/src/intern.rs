@@ -50,8 +50,6 @@ pub(crate) struct Shard {
     /// Open addressing, linear probing, a power of two: the tag above, the number in this shard plus one
     /// below; 0 is free.
     slots: Vec<u64>,
-    /// Tables that became too small. Giving memory back while others work stops all processors for a moment.
-    outgrown: Vec<Vec<u64>>,
     bytes: Vec<u8>,
     /// Where name `n` ends; it begins where the one before ends.
     ends: Vec<u32>,
@@ -106,7 +104,10 @@ impl Shard {
     fn grow(&mut self) {
         let factor = if self.slots.len() < SLOTS_QUADRUPLED_BELOW { 4 } else { 2 };
         let mask = self.slots.len() * factor - 1;
-        let mut slots = vec![0_u64; mask + 1];
+        // Not `vec![0; n]`, which takes zeros of the system: a page of those that is read before it is written is
+        // mapped twice, and the second time stops all processors.
+        let mut slots = Vec::with_capacity(mask + 1);
+        slots.resize(mask + 1, black_box(0_u64));
         for entry in self.slots.iter().filter(|entry| **entry != 0) {
             let mut slot = (entry >> 32) as usize & mask;
             while slots[slot] != 0 {
@@ -114,7 +115,7 @@ impl Shard {
             }
             slots[slot] = *entry;
         }
-        self.outgrown.push(std::mem::replace(&mut self.slots, slots));
+        self.slots = slots;
     }
 
     /// Reads what [`Self::intern`] will look at for these tags and names, so that their misses of the cache
@@ -169,11 +170,6 @@ impl Names {
         Self { shards: (0..SHARDS).map(Shard::new).collect() }
     }
 
-    /// Distinct names.
-    pub fn len(&self) -> usize {
-        self.shards.iter().map(Shard::len).sum()
-    }
-
     /// The name with a provisional id.
     #[inline]
     pub fn get(&self, id: u32) -> &[u8] {
@@ -200,7 +196,6 @@ impl Names {
     pub fn freeze(&mut self) {
         for shard in &mut self.shards {
             shard.slots = Vec::new();
-            shard.outgrown = Vec::new();
         }
     }
 
