@@ -111,17 +111,33 @@ fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 
 /// Sorts a run whose names have their first `depth` bytes in common and their key from there.
 fn sort(run: &mut [Sorted], depth: usize, names: &Names) {
-    if run.len() >= RUN_SHARED_MIN {
-        run.par_sort_unstable_by_key(|name| name.key);
-        run.par_chunk_by_mut(|a, b| a.key == b.key)
-            .fold(Short::default, |short, tied| short.add(tied, depth + 8, names))
-            .for_each(|short| short.sort(depth + 8, names));
-    } else {
-        run.sort_unstable_by_key(|name| name.key);
+    let sort_ties = |run: &mut [Sorted]| {
         run.chunk_by_mut(|a, b| a.key == b.key)
             .fold(Short::default(), |short, tied| short.add(tied, depth + 8, names))
             .sort(depth + 8, names);
+    };
+    if run.len() >= RUN_SHARED_MIN {
+        run.par_sort_unstable_by_key(|name| name.key);
+        // Pieces of our own: left to itself, rayon makes some of them so large that the others wait for one.
+        pieces(run).into_par_iter().with_max_len(1).for_each(sort_ties);
+    } else {
+        run.sort_unstable_by_key(|name| name.key);
+        sort_ties(run);
     }
+}
+
+/// Cuts a sorted run where its key changes, into pieces that are worth a thread's while.
+fn pieces(mut rest: &mut [Sorted]) -> Vec<&mut [Sorted]> {
+    let mut pieces = Vec::new();
+    while rest.len() > RUN_SHARED_MIN {
+        let last = rest[RUN_SHARED_MIN - 1].key;
+        let end = RUN_SHARED_MIN + rest[RUN_SHARED_MIN..].partition_point(|name| name.key == last);
+        let (piece, after) = rest.split_at_mut(end);
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces.push(rest);
+    pieces
 }
 
 /// Short runs of the same key that wait for each other, so that their names are asked of memory together.
