@@ -10,6 +10,7 @@
 //! the operating system's randomness: whoever writes the file cannot know which names collide.
 
 use crate::error::SealError;
+use std::hint::black_box;
 
 /// Bits of a name's hash, the topmost, that choose its shard.
 const SHARD_BITS: u32 = 6;
@@ -22,6 +23,12 @@ const SHARD_NAMES_MAX: usize = 1 << (u32::BITS - SHARD_BITS);
 /// Bytes of all distinct names: a dictionary of type utf8 has 32-bit signed offsets. Names are distinct and
 /// at least a byte long, so this also keeps their number below 2^32 - 1.
 pub(crate) const NAME_BYTES_MAX: u64 = i32::MAX as u64;
+
+/// Smaller tables grow to four times their size: half as often, and 42 bytes a name at the worst.
+const SLOTS_QUADRUPLED_BELOW: usize = 1 << 16;
+
+/// Names that are asked of memory together: some more than the misses that a core has under way.
+pub(crate) const LOOK_AHEAD: usize = 32;
 
 /// Which shard a hash belongs to.
 #[inline]
@@ -95,8 +102,12 @@ impl Shard {
 
     #[cold]
     fn grow(&mut self) {
-        let mask = self.slots.len() * 2 - 1;
-        let mut slots = vec![0_u64; self.slots.len() * 2];
+        let factor = if self.slots.len() < SLOTS_QUADRUPLED_BELOW { 4 } else { 2 };
+        let mask = self.slots.len() * factor - 1;
+        // Not `vec![0; n]`, which takes zeros of the system: a page of those that is read before it is written is
+        // mapped twice, and the second time stops all processors.
+        let mut slots = Vec::with_capacity(mask + 1);
+        slots.resize(mask + 1, black_box(0_u64));
         for entry in self.slots.iter().filter(|entry| **entry != 0) {
             let mut slot = (entry >> 32) as usize & mask;
             while slots[slot] != 0 {
@@ -107,6 +118,30 @@ impl Shard {
         self.slots = slots;
     }
 
+    /// Reads what [`Self::intern`] will look at for these tags and names, so that their misses of the cache
+    /// pass at the same time and not one after the other.
+    #[inline]
+    pub fn look_ahead<'n>(&self, wanted: impl Iterator<Item = (u32, &'n [u8])>) {
+        let mask = self.slots.len() - 1;
+        let (mut known, mut count, mut seen) = ([0_usize; LOOK_AHEAD], 0, 0_u8);
+        for (tag, name) in wanted.take(LOOK_AHEAD) {
+            let slot = self.slots[tag as usize & mask];
+            // Without a branch; a slot of another name costs a read that nobody needed.
+            known[count] = (slot as u32).saturating_sub(1) as usize;
+            count += 1;
+            seen ^= name.first().copied().unwrap_or_default();
+        }
+        if !self.ends.is_empty() {
+            for local in &mut known[..count] {
+                *local = self.start(*local);
+            }
+            for start in &known[..count] {
+                seen ^= self.bytes.get(*start).copied().unwrap_or_default();
+            }
+        }
+        black_box(seen);
+    }
+
     /// Distinct names here.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -115,8 +150,12 @@ impl Shard {
     /// The name with a number of this shard.
     #[inline]
     pub fn get(&self, local: usize) -> &[u8] {
-        let start = if local == 0 { 0 } else { self.ends[local - 1] as usize };
-        &self.bytes[start..self.ends[local] as usize]
+        &self.bytes[self.start(local)..self.ends[local] as usize]
+    }
+
+    #[inline]
+    fn start(&self, local: usize) -> usize {
+        if local == 0 { 0 } else { self.ends[local - 1] as usize }
     }
 }
 
@@ -131,16 +170,26 @@ impl Names {
         Self { shards: (0..SHARDS).map(Shard::new).collect() }
     }
 
-    /// Distinct names.
-    pub fn len(&self) -> usize {
-        self.shards.iter().map(Shard::len).sum()
-    }
-
     /// The name with a provisional id.
     #[inline]
     pub fn get(&self, id: u32) -> &[u8] {
         let (shard, local) = place_of(id);
         self.shards[shard].get(local)
+    }
+
+    /// Names by provisional id, as many as there are ids and at most [`LOOK_AHEAD`], each one's byte at
+    /// `depth` read: the misses of the cache pass at the same time.
+    #[inline]
+    pub fn gather(&self, ids: impl Iterator<Item = u32>, depth: usize) -> ([&[u8]; LOOK_AHEAD], usize) {
+        let (mut found, mut count) = ([&[][..]; LOOK_AHEAD], 0);
+        for id in ids.take(LOOK_AHEAD) {
+            found[count] = self.get(id);
+            count += 1;
+        }
+        let seen =
+            found[..count].iter().fold(0, |seen, name| seen ^ name.get(depth).copied().unwrap_or_default());
+        black_box(seen);
+        (found, count)
     }
 
     /// Gives back the tables, which only interning needs.

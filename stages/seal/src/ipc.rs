@@ -173,19 +173,41 @@ pub(crate) fn dictionary(id: i64, values: &[impl AsRef<str>]) -> Vec<u8> {
 
 /// A whole record batch, actors and categories by their places in the dictionaries, in the memory of
 /// `message`.
-pub(crate) fn batch(actors: &[u32], categories: &[u8], units: &[u64], mut message: Vec<u8>) -> Vec<u8> {
-    message.clear();
-    message.extend_from_slice(&batch_head(actors.len()));
-    message.reserve(layout([actors.len() * 4, categories.len(), units.len() * 8]).1);
-    extend(&mut message, actors.iter().flat_map(|actor| actor.to_le_bytes()), actors.len() * 4);
-    extend(&mut message, categories.iter().copied(), categories.len());
-    extend(&mut message, units.iter().flat_map(|units| units.to_le_bytes()), units.len() * 8);
-    message
+pub(crate) fn batch(actors: &[u32], categories: &[u8], units: &[u64], message: Vec<u8>) -> Vec<u8> {
+    let mut batch = Batch::new(actors.len(), message);
+    let (to_actors, to_categories, to_units) = batch.columns();
+    to_actors.iter_mut().zip(actors).for_each(|(to, actor)| *to = actor.to_le_bytes());
+    to_categories.copy_from_slice(categories);
+    to_units.iter_mut().zip(units).for_each(|(to, units)| *to = units.to_le_bytes());
+    batch.message
 }
 
-fn extend(message: &mut Vec<u8>, bytes: impl Iterator<Item = u8>, length: usize) {
-    message.extend(bytes);
-    message.extend_from_slice(padding(length));
+/// A record batch whose columns are still to be filled in.
+pub(crate) struct Batch {
+    rows: usize,
+    /// Bytes before the body.
+    head: usize,
+    /// The encapsulated message, body included; 0 wherever nothing was filled in.
+    pub message: Vec<u8>,
+}
+
+impl Batch {
+    /// A batch of so many rows in the memory of `message`.
+    pub fn new(rows: usize, mut message: Vec<u8>) -> Self {
+        let head = batch_head(rows);
+        message.clear();
+        message.extend_from_slice(&head);
+        message.resize(head.len() + layout([rows * 4, rows, rows * 8]).1, 0);
+        Self { rows, head: head.len(), message }
+    }
+
+    /// Where the actors, categories and units go, little endian.
+    pub fn columns(&mut self) -> (&mut [[u8; 4]], &mut [u8], &mut [[u8; 8]]) {
+        let rows = self.rows;
+        let (actors, rest) = self.message[self.head..].split_at_mut((rows * 4).next_multiple_of(ALIGNMENT));
+        let (categories, units) = rest.split_at_mut(rows.next_multiple_of(ALIGNMENT));
+        (actors[..rows * 4].as_chunks_mut().0, &mut categories[..rows], units[..rows * 8].as_chunks_mut().0)
+    }
 }
 
 fn batch_head(rows: usize) -> Vec<u8> {

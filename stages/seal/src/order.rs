@@ -9,7 +9,7 @@
 //! prefix, until nothing is left to tell apart: no byte is fetched twice, and a hostile set of names costs at
 //! most 256 / 8 rounds.
 
-use crate::intern::{Names, SHARDS, place_of};
+use crate::intern::{LOOK_AHEAD, Names, SHARDS, place_of};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 const RUN_REKEYED_MIN: usize = 24;
 /// Runs shorter than this are one thread's work; handing them on would cost more than sorting them.
 const RUN_SHARED_MIN: usize = 1 << 13;
+/// Names of short runs that are looked at together.
+const SHORT_NAMES: usize = 4 * LOOK_AHEAD;
 
 /// A name on its way to its place.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,28 +43,28 @@ pub(crate) struct Order {
 impl Order {
     /// Sorts, on the pool that this is called in.
     pub fn new(names: &Names) -> Self {
-        let mut sorted = vec![Sorted::default(); names.len()];
         let mut bases = [0; SHARDS];
-        let mut parts = Vec::with_capacity(SHARDS);
-        let (mut rest, mut base) = (&mut sorted[..], 0);
-        for (index, shard) in names.shards.iter().enumerate() {
-            let (part, after) = rest.split_at_mut(shard.len());
-            bases[index] = base;
-            base += shard.len();
-            rest = after;
-            parts.push((index, part));
+        let mut count = 0;
+        for (base, shard) in bases.iter_mut().zip(&names.shards) {
+            *base = count;
+            count += shard.len();
         }
-        parts.into_par_iter().for_each(|(index, part)| {
-            let shard = &names.shards[index];
-            for (local, slot) in part.iter_mut().enumerate() {
-                let name = shard.get(local);
+        // Made by all threads: memory that nobody has used yet costs more than what is written into it.
+        let mut sorted: Vec<Sorted> = (0..count)
+            .into_par_iter()
+            .with_min_len(RUN_SHARED_MIN)
+            .map(|at| {
+                let index = bases.partition_point(|base| *base <= at) - 1;
+                let local = at - bases[index];
+                let name = names.shards[index].get(local);
                 // SHARD_NAMES_MAX keeps the number out of the shard's bits.
                 let id = (index as u32) << (u32::BITS - SHARDS.trailing_zeros()) | local as u32;
-                *slot = Sorted { key: key(name, 0), id, len: name.len() as u32 };
-            }
-        });
+                Sorted { key: key(name, 0), id, len: name.len() as u32 }
+            })
+            .collect();
         sort(&mut sorted, 0, names);
-        let ranks: Vec<AtomicU32> = std::iter::repeat_with(AtomicU32::default).take(sorted.len()).collect();
+        let ranks: Vec<AtomicU32> =
+            (0..count).into_par_iter().with_min_len(RUN_SHARED_MIN).map(|_| AtomicU32::default()).collect();
         let order = Self { sorted, ranks, bases };
         order.sorted.par_iter().enumerate().with_min_len(RUN_SHARED_MIN).for_each(|(rank, name)| {
             order.ranks[order.index(name.id)].store(rank as u32, Relaxed);
@@ -109,37 +111,110 @@ fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 
 /// Sorts a run whose names have their first `depth` bytes in common and their key from there.
 fn sort(run: &mut [Sorted], depth: usize, names: &Names) {
+    let sort_ties = |run: &mut [Sorted]| {
+        run.chunk_by_mut(|a, b| a.key == b.key)
+            .fold(Short::default(), |short, tied| short.add(tied, depth + 8, names))
+            .sort(depth + 8, names);
+    };
     if run.len() >= RUN_SHARED_MIN {
         run.par_sort_unstable_by_key(|name| name.key);
-        run.par_chunk_by_mut(|a, b| a.key == b.key).for_each(|tied| sort_tied(tied, depth + 8, names));
+        // Pieces of our own: left to itself, rayon makes some of them so large that the others wait for one.
+        pieces(run).into_par_iter().with_max_len(1).for_each(sort_ties);
     } else {
         run.sort_unstable_by_key(|name| name.key);
-        for tied in run.chunk_by_mut(|a, b| a.key == b.key) {
-            sort_tied(tied, depth + 8, names);
+        sort_ties(run);
+    }
+}
+
+/// Cuts a sorted run where its key changes, into pieces that are worth a thread's while.
+fn pieces(mut rest: &mut [Sorted]) -> Vec<&mut [Sorted]> {
+    let mut pieces = Vec::new();
+    while rest.len() > RUN_SHARED_MIN {
+        let last = rest[RUN_SHARED_MIN - 1].key;
+        let end = RUN_SHARED_MIN + rest[RUN_SHARED_MIN..].partition_point(|name| name.key == last);
+        let (piece, after) = rest.split_at_mut(end);
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces.push(rest);
+    pieces
+}
+
+/// Short runs of the same key that wait for each other, so that their names are asked of memory together.
+#[derive(Default)]
+struct Short<'a> {
+    runs: Vec<&'a mut [Sorted]>,
+    names: usize,
+}
+
+impl<'a> Short<'a> {
+    /// Takes a run whose names have their first `depth` bytes in common, or sorts it at once if it is long.
+    fn add(mut self, run: &'a mut [Sorted], depth: usize, names: &Names) -> Self {
+        if run.len() >= RUN_REKEYED_MIN {
+            sort_tied(run, depth, names);
+        } else if run.len() > 1 {
+            self.names += run.len();
+            self.runs.push(run);
+            if self.names >= SHORT_NAMES {
+                self.sort_all(depth, names);
+            }
+        }
+        self
+    }
+
+    fn sort(mut self, depth: usize, names: &Names) {
+        self.sort_all(depth, names);
+    }
+
+    /// By the next eight bytes, and what has those in common too by comparing the rest.
+    fn sort_all(&mut self, depth: usize, names: &Names) {
+        let mut all = self.runs.iter_mut().flat_map(|run| run.iter_mut());
+        rekey(&mut all, depth, names);
+        let rest = |name: &Sorted| names.get(name.id).get(depth + 8..).unwrap_or_default();
+        for run in self.runs.drain(..) {
+            run.sort_unstable_by_key(|name| name.key);
+            for tied in run.chunk_by_mut(|a, b| a.key == b.key).filter(|tied| tied.len() > 1) {
+                tied.sort_unstable_by(|a, b| rest(a).cmp(rest(b)));
+            }
+        }
+        self.names = 0;
+    }
+}
+
+/// Gives each name the key of its eight bytes from `depth`.
+fn rekey<'a>(run: impl Iterator<Item = &'a mut Sorted>, depth: usize, names: &Names) {
+    let mut run = run.peekable();
+    while run.peek().is_some() {
+        let mut some: [Option<&mut Sorted>; LOOK_AHEAD] = [const { None }; LOOK_AHEAD];
+        for (slot, name) in some.iter_mut().zip(&mut run) {
+            *slot = Some(name);
+        }
+        let (found, _) = names.gather(some.iter().flatten().map(|name| name.id), depth);
+        for (name, bytes) in some.iter_mut().flatten().zip(found) {
+            name.key = key(bytes, depth);
         }
     }
 }
 
-/// Sorts a run whose names have their first `depth` bytes in common.
+/// Sorts a long run whose names have their first `depth` bytes in common.
 fn sort_tied(run: &mut [Sorted], depth: usize, names: &Names) {
-    if run.len() < 2 {
-        return;
-    }
-    let rest = |name: &Sorted| names.get(name.id).get(depth..).unwrap_or_default();
-    if run.len() < RUN_REKEYED_MIN {
-        run.sort_unstable_by(|a, b| rest(a).cmp(rest(b)));
-        return;
-    }
-    let first = rest(&run[0]);
-    let common = |name: &Sorted| common_prefix(first, rest(name));
+    let first = names.get(run[0].id).get(depth..).unwrap_or_default();
+    let common = |some: &[Sorted]| {
+        let (found, count) = names.gather(some.iter().map(|name| name.id), depth);
+        let rest = found[..count].iter().map(|name| name.get(depth..).unwrap_or_default());
+        rest.map(|rest| common_prefix(first, rest)).min()
+    };
     let shared = run.len() >= RUN_SHARED_MIN;
-    let prefix = if shared { run.par_iter().map(common).min() } else { run.iter().map(common).min() };
-    let depth = depth + prefix.unwrap_or(0);
-    let rekey = |name: &mut Sorted| name.key = key(names.get(name.id), depth);
-    if shared {
-        run.par_iter_mut().for_each(rekey);
+    let prefix = if shared {
+        run.par_chunks(LOOK_AHEAD).filter_map(common).min()
     } else {
-        run.iter_mut().for_each(rekey);
+        run.chunks(LOOK_AHEAD).filter_map(common).min()
+    };
+    let depth = depth + prefix.unwrap_or(0);
+    if shared {
+        run.par_chunks_mut(RUN_SHARED_MIN / 8).for_each(|some| rekey(some.iter_mut(), depth, names));
+    } else {
+        rekey(run.iter_mut(), depth, names);
     }
     sort(run, depth, names);
 }

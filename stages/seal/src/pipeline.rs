@@ -14,11 +14,11 @@
 //! themselves; what is done by many threads depends on no order. So the bytes and the messages are the same
 //! at every thread count.
 
-use crate::block::{Block, CATEGORIES_MAX};
+use crate::block::{Block, CATEGORIES_MAX, Entry};
 use crate::config::{GROUP_BLOCKS, SealOptions};
 use crate::error::{BAD_ROWS_LISTED_MAX, BadRow, RefusedRows, SealError};
 use crate::input::{self, Input, Opened, Parser, Piece, ReadError, TextBlock};
-use crate::intern::Names;
+use crate::intern::{LOOK_AHEAD, Names};
 use crate::ipc::{self, BATCH_ROWS};
 use crate::lookalike::Warnings;
 use crate::order::{Order, Sorted};
@@ -80,7 +80,7 @@ pub fn seal<'a>(
     progress.phase(Phase::Sort);
     let order = pool.install(|| Order::new(&read.names));
     progress.phase(Phase::Write);
-    write(read, &order, options, target, out, &pool, progress)
+    write(read, order, options, target, out, &pool, progress)
 }
 
 /// What an input holds.
@@ -166,7 +166,7 @@ fn read(
         loop {
             let (group, end) = group(&receive);
             pool.install(|| gathered.parse(&group))?;
-            gathered.merge(dir)?;
+            pool.install(|| gathered.merge(dir))?;
             progress.rows(gathered.rows.rows());
             if gathered.stopped {
                 break;
@@ -261,9 +261,13 @@ impl<'a> Gathered<'a> {
                     Piece::Text(text) => text.text(),
                     Piece::Batch(_) => b"",
                 };
-                for entry in block.dealt(index) {
-                    let id = shard.intern(entry.tag, block.name(text, entry.at, entry.len));
-                    block.ids[entry.row as usize].store(id, Relaxed);
+                for entries in block.dealt(index).chunks(LOOK_AHEAD) {
+                    let name = |entry: &Entry| block.name(text, entry.at, entry.len);
+                    shard.look_ahead(entries.iter().map(|entry| (entry.tag, name(entry))));
+                    for entry in entries {
+                        let id = shard.intern(entry.tag, name(entry));
+                        block.ids[entry.row as usize].store(id, Relaxed);
+                    }
                 }
             }
         });
@@ -272,6 +276,7 @@ impl<'a> Gathered<'a> {
 
     /// Adds the blocks to what was gathered, in the order of the file.
     fn merge(&mut self, dir: &Path) -> Result<(), SealError> {
+        let mut renumbered = Vec::with_capacity(self.used);
         for index in 0..self.used {
             let block = &self.blocks[index];
             let mut stop_at = block.categories_overflow;
@@ -309,14 +314,23 @@ impl<'a> Gathered<'a> {
                 return Ok(());
             }
             self.bad_count += block.bad_count;
-            if self.bad_count == 0 {
-                let segment = Segment {
-                    ids: block.ids.iter().map(|id| id.load(Relaxed)).collect(),
-                    categories: block.categories.iter().map(|own| ids[usize::from(*own)]).collect(),
-                    units: block.units.clone(),
-                };
-                self.rows.push(segment).map_err(SealError::io("write a temporary file in", dir))?;
-            }
+            renumbered.push(ids);
+        }
+        if self.bad_count > 0 {
+            return Ok(());
+        }
+        let segments: Vec<Segment> = self.blocks[..self.used]
+            .par_iter()
+            .zip(&renumbered)
+            .with_max_len(1)
+            .map(|(block, ids)| Segment {
+                ids: block.ids.iter().map(|id| id.load(Relaxed)).collect(),
+                categories: block.categories.iter().map(|own| ids[usize::from(*own)]).collect(),
+                units: block.units.clone(),
+            })
+            .collect();
+        for segment in segments {
+            self.rows.push(segment).map_err(SealError::io("write a temporary file in", dir))?;
         }
         Ok(())
     }
@@ -351,7 +365,7 @@ impl<'a> Gathered<'a> {
 /// Makes the output's pieces in order; a thread of its own hashes and writes them.
 fn write(
     read: Read,
-    order: &Order,
+    order: Order,
     options: &SealOptions,
     mut target: Target<'_>,
     out: &Path,
@@ -372,7 +386,7 @@ fn write(
             // A send fails when writing has failed, and the writer says why.
             let put = |piece| drop(send.send(piece));
             let room = || used.lock().ok().and_then(|used| used.try_recv().ok()).unwrap_or_default();
-            make(&options.header, &names, order, &categories, rows, &Output { put, room }, progress)
+            make(&options.header, &names, &order, &categories, rows, &Output { put, room }, progress)
         });
         drop(send);
         let written = writer.join().map_err(|_| SealError::TooMuch("the writing thread failed"))?;
@@ -382,7 +396,8 @@ fn write(
         Ok::<_, SealError>((written, warnings))
     })?;
     progress.phase(Phase::Sync);
-    target.keep()?;
+    // The file's name and the memory's end wait for the system, each for another part of it.
+    pool.join(|| target.keep(), || drop((names, order))).0?;
     let (cid, bytes) = written;
     Ok(Sealed { cid, rows: count, actors, categories: categories_count, bytes, warnings })
 }
@@ -466,10 +481,12 @@ fn make_actors(
                 let mut bytes = room();
                 bytes.reserve(piece.iter().map(|name| name.len as usize).sum());
                 let mut warnings = Warnings::default();
-                for sorted in *piece {
-                    let name = names.get(sorted.id);
-                    warnings.look(name);
-                    bytes.extend_from_slice(name);
+                for sorted in piece.chunks(LOOK_AHEAD) {
+                    let (found, count) = names.gather(sorted.iter().map(|name| name.id), 0);
+                    for name in &found[..count] {
+                        warnings.look(name);
+                        bytes.extend_from_slice(name);
+                    }
                 }
                 (bytes, warnings)
             })
@@ -542,14 +559,24 @@ fn batch(
     ranges: &[(usize, usize, usize)],
     room: Vec<u8>,
 ) -> Vec<u8> {
-    let mut actors = Vec::with_capacity(BATCH_ROWS);
-    let mut categories = Vec::with_capacity(BATCH_ROWS);
-    let mut units = Vec::with_capacity(BATCH_ROWS);
+    let rows = ranges.iter().map(|(_, start, end)| end - start).sum();
+    let mut batch = ipc::Batch::new(rows, room);
+    let (mut actors, mut categories, mut units) = batch.columns();
     for (segment, start, end) in ranges {
-        let segment = &held[*segment];
-        actors.extend(segment.ids[*start..*end].iter().map(|id| order.rank(*id)));
-        categories.extend(segment.categories[*start..*end].iter().map(|own| ranks[usize::from(*own)]));
-        units.extend_from_slice(&segment.units[*start..*end]);
+        let (segment, rows) = (&held[*segment], end - start);
+        let (some_actors, some_categories, some_units);
+        (some_actors, actors) = actors.split_at_mut(rows);
+        (some_categories, categories) = categories.split_at_mut(rows);
+        (some_units, units) = units.split_at_mut(rows);
+        for (to, id) in some_actors.iter_mut().zip(&segment.ids[*start..*end]) {
+            *to = order.rank(*id).to_le_bytes();
+        }
+        for (to, own) in some_categories.iter_mut().zip(&segment.categories[*start..*end]) {
+            *to = ranks[usize::from(*own)];
+        }
+        for (to, own) in some_units.iter_mut().zip(&segment.units[*start..*end]) {
+            *to = own.to_le_bytes();
+        }
     }
-    ipc::batch(&actors, &categories, &units, room)
+    batch.message
 }

@@ -4,8 +4,8 @@
 //! The law: the name `out` never stands for anything but a whole snapshot whose CID is the one returned. The
 //! temporary file is removed when this is dropped before [`Target::keep`].
 //!
-//! Hashing and writing have a thread of their own: they must see the bytes in order, while the bodies are
-//! made by all others in any order.
+//! Hashing and writing have a thread of their own each: they must see the bytes in order, while the bodies are
+//! made by all others in any order, and both in one take longer than the bodies do.
 
 use crate::error::SealError;
 use rewarder_model::Cid;
@@ -16,7 +16,10 @@ use std::sync::mpsc::{Receiver, Sender, sync_channel};
 use tempfile::NamedTempFile;
 
 /// Bytes after which the disk is asked to begin: enough for it to write in long runs.
-const FLUSH_BYTES: u64 = 16 << 20;
+const FLUSH_BYTES: usize = 16 << 20;
+
+/// Pieces that may wait between hashing and writing.
+const HASHED_PIECES: usize = 2;
 
 /// A file that is not there yet.
 #[derive(Debug)]
@@ -58,18 +61,31 @@ impl<'a> Target<'a> {
             let (begin, asked) = sync_channel::<()>(1);
             // Its errors count: the system reports a failed write once, to whoever asks first.
             let flusher = scope.spawn(move || asked.iter().try_for_each(|()| file.sync_data()));
-            let (mut out, mut hasher, mut bytes, mut flushed) = (file, blake3::Hasher::new(), 0, 0);
-            for mut piece in pieces {
-                hasher.update(&piece);
-                out.write_all(&piece)?;
-                bytes += piece.len() as u64;
-                if bytes - flushed >= FLUSH_BYTES && begin.try_send(()).is_ok() {
-                    flushed = bytes;
+            let (write, hashed) = sync_channel::<Vec<u8>>(HASHED_PIECES);
+            let writer = scope.spawn(move || {
+                let (mut out, mut unflushed) = (file, 0);
+                for mut piece in hashed {
+                    out.write_all(&piece)?;
+                    unflushed += piece.len();
+                    if unflushed >= FLUSH_BYTES && begin.try_send(()).is_ok() {
+                        unflushed = 0;
+                    }
+                    piece.clear();
+                    let _ = used.send(piece);
                 }
-                piece.clear();
-                let _ = used.send(piece);
+                io::Result::Ok(())
+            });
+            let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
+            for piece in pieces {
+                hasher.update(&piece);
+                bytes += piece.len() as u64;
+                // The other side is gone when writing has failed, and it says why.
+                if write.send(piece).is_err() {
+                    break;
+                }
             }
-            drop(begin);
+            drop(write);
+            writer.join().unwrap_or_else(|_| Err(io::Error::other("the writing thread failed")))?;
             flusher.join().unwrap_or_else(|_| Err(io::Error::other("the flushing thread failed")))?;
             Ok((hasher.finalize().into(), bytes))
         })
