@@ -566,6 +566,22 @@ fn the_log_is_replaced_when_it_is_mostly_dead() {
     assert_eq!(open(disk).unwrap().found().entries, 0);
 }
 
+/// The real disk's part of it: what is written goes over the zeros, which stay behind it.
+#[test]
+fn a_file_of_zeros_is_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk::RealDisk::new(dir.path()).unwrap();
+    let path = Path::new("file");
+    let mut file = disk.create_new(path).unwrap();
+    file.write_all(b"abc").unwrap();
+    file.preallocate(1_000_003).unwrap();
+    file.write_all(b"def").unwrap();
+    file.sync().unwrap();
+    let bytes = disk::read_whole(&disk, path, 1 << 20).unwrap().unwrap();
+    assert_eq!((bytes.len(), &bytes[..6]), (1_000_006, &b"abcdef"[..]));
+    assert!(bytes[6..].iter().all(|byte| *byte == 0));
+}
+
 #[tokio::test]
 async fn a_spool_in_use_is_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -15,6 +15,8 @@ use std::thread::JoinHandle;
 /// Nobody but the service reads what tenants upload.
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+/// Zeros that are written and synced at once.
+const PREALLOCATED_STEP: usize = 512 * 1024;
 
 /// A directory.
 #[derive(Debug)]
@@ -71,13 +73,13 @@ impl WriteFile for RealFile {
 
     fn preallocate(&mut self, len: u64) -> io::Result<()> {
         // Not fallocate: its blocks are marked as never written, and taking the mark away costs each sync what growing does.
-        // In small steps, each synced: whoever syncs another file meanwhile waits behind one of them, not behind all.
-        const ZEROS: [u8; 128 * 1024] = [0; 128 * 1024];
+        // In steps, each synced: whoever syncs another file meanwhile waits behind one of them, not behind all.
+        let zeros = vec![0; PREALLOCATED_STEP];
         let begin = self.file.stream_position()?;
         let end = begin.saturating_add(len);
-        for at in (begin..end).step_by(ZEROS.len()) {
-            let count = usize::try_from(end - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-            self.file.write_all_at(&ZEROS[..count], at)?;
+        for at in (begin..end).step_by(zeros.len()) {
+            let count = usize::try_from(end - at).map_or(zeros.len(), |left| left.min(zeros.len()));
+            self.file.write_all_at(&zeros[..count], at)?;
             self.file.sync_data()?;
         }
         Ok(())
