@@ -15,9 +15,10 @@ use rewarder_model::world::Clock;
 use rewarder_model::world::disk::{Disk, RealDisk};
 use rewarder_model::{Cid, Intent};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use svc_rewarder::world::{Runtime, SystemClock, SystemEntropy};
 
@@ -38,6 +39,11 @@ fn intent(kind: &str, n: u64) -> Result<Intent, Bad> {
         inputs_cid: cid("inputs"),
     })
 }
+
+/// A load: the throughput that is asked for.
+const ARRIVALS_A_SECOND: u64 = 5_000;
+/// Rounds of such arrivals.
+const TAIL_ROUNDS: usize = 7;
 
 /// The value below which `p` of 100 are.
 fn percentile(sorted: &[Duration], p: usize) -> Duration {
@@ -105,37 +111,40 @@ async fn admissions(
     Ok(times)
 }
 
-/// Arrivals that nothing holds back: `per_second` on average, at random moments.
-async fn arrivals(
-    spool: &Spool,
-    kind: &'static str,
-    count: u64,
-    per_second: u64,
-) -> Result<Vec<Duration>, Bad> {
+/// Says `arrive` for `count` arrivals that nothing holds back: `per_second` on average, at random moments.
+fn at_random(count: u64, per_second: u64, mut arrive: impl FnMut(u64)) {
     /// In each of these an intent comes or not.
     const SLOT: Duration = Duration::from_micros(10);
     let one_in = 1_000_000 / SLOT.as_micros() as u64 / per_second.max(1);
+    let (begun, mut slot, mut sent, mut dice) = (Instant::now(), 0u32, 0, 0x9e37_79b9_7f4a_7c15_u64);
+    while sent < count {
+        while SLOT * slot < begun.elapsed() && sent < count {
+            slot += 1;
+            // xorshift64
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            if dice % one_in == 0 {
+                arrive(sent);
+                sent += 1;
+            }
+        }
+        std::thread::sleep(SLOT);
+    }
+}
+
+/// How long each of these arrivals waits until the spool has it.
+async fn arrivals(spool: &Spool, kind: String, count: u64) -> Result<Vec<Duration>, Bad> {
     let (sender, mut due) = tokio::sync::mpsc::unbounded_channel();
     let clock = std::thread::spawn(move || {
-        let (begun, mut slot, mut sent, mut dice) = (Instant::now(), 0u32, 0, 0x9e37_79b9_7f4a_7c15_u64);
-        while sent < count {
-            while SLOT * slot < begun.elapsed() && sent < count {
-                slot += 1;
-                // xorshift64
-                dice ^= dice << 13;
-                dice ^= dice >> 7;
-                dice ^= dice << 17;
-                if dice % one_in == 0 && sender.send(sent).is_ok() {
-                    sent += 1;
-                }
-            }
-            std::thread::sleep(SLOT);
-        }
+        at_random(count, ARRIVALS_A_SECOND, |n| {
+            let _ = sender.send(n);
+        })
     });
     let mut tasks = Vec::new();
     while let Some(n) = due.recv().await {
         let spool = spool.clone();
-        let intent = intent(kind, n)?;
+        let intent = intent(&kind, n)?;
         tasks.push(tokio::spawn(async move {
             let begun = Instant::now();
             let entry =
@@ -152,6 +161,88 @@ async fn arrivals(
     }
     times.sort();
     Ok(times)
+}
+
+/// The least that group commit can cost the same arrivals: `threads` that write what has come, a kilobyte each, over zeros of one
+/// file and sync it, and do nothing else. Nobody is woken when it is durable.
+fn bare(dir: &Path, threads: usize, count: u64) -> Result<Vec<Duration>, Bad> {
+    #[derive(Default)]
+    struct Come {
+        at: Vec<Instant>,
+        written: u64,
+        over: bool,
+    }
+    let file = std::fs::File::create(dir.join("bare"))?;
+    for at in 0..=count / 512 {
+        file.write_all_at(&[0; 512 * 1024], at << 19)?;
+        file.sync_data()?;
+    }
+    let come = (Mutex::new(Come::default()), Condvar::new());
+    let lock = || come.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let commit = || {
+        let mut times = Vec::new();
+        loop {
+            let (group, at) = {
+                let waits = |come: &mut Come| come.at.is_empty() && !come.over;
+                let mut come = come.1.wait_while(lock(), waits).unwrap_or_else(PoisonError::into_inner);
+                let group = std::mem::take(&mut come.at);
+                if group.is_empty() {
+                    return Ok::<_, std::io::Error>(times);
+                }
+                let at = come.written;
+                come.written += group.len() as u64;
+                (group, at)
+            };
+            file.write_all_at(&vec![7; group.len() << 10], at << 10)?;
+            file.sync_data()?;
+            times.extend(group.iter().map(Instant::elapsed));
+        }
+    };
+    std::thread::scope(|scope| {
+        let committers: Vec<_> = (0..threads).map(|_| scope.spawn(commit)).collect();
+        at_random(count, ARRIVALS_A_SECOND, |_| {
+            lock().at.push(Instant::now());
+            come.1.notify_one();
+        });
+        lock().over = true;
+        come.1.notify_all();
+        let mut times = Vec::new();
+        for committer in committers {
+            times.extend(committer.join().map_err(|_| "a committer broke off")??);
+        }
+        times.sort();
+        Ok(times)
+    })
+}
+
+/// The p99 of arrivals at random moments, beside what nobody can do without: both in turns, since a disk's tail is not the same
+/// from one second to the next.
+async fn tails(spool: &Spool, dir: &Path, count: u64) -> Result<(), Bad> {
+    println!("{ARRIVALS_A_SECOND} intents/s at random moments, p99 in us, {TAIL_ROUNDS} rounds in turns");
+    let mut rows = [const { Vec::new() }; 4];
+    for round in 0..TAIL_ROUNDS {
+        let tail = |times: Vec<Duration>, p| percentile(&times, p).as_micros();
+        let fsync = fsyncs(dir, 500)?;
+        let row = [
+            tail(fsync.clone(), 50),
+            tail(bare(dir, 1, count)?, 99),
+            tail(bare(dir, 2, count)?, 99),
+            tail(arrivals(spool, format!("arrivals-{round}"), count).await?, 99),
+        ];
+        rows.iter_mut().zip(row).for_each(|(all, one)| all.push(one));
+    }
+    let names = ["one fsync, p50", "bare threads: one", "bare threads: two", "the spool"];
+    rows.iter_mut().for_each(|row| row.sort_unstable());
+    let medians = rows.each_ref().map(|row| row[row.len() / 2]);
+    for ((name, row), median) in names.iter().zip(&rows).zip(medians) {
+        let ratio = median * 100 / medians[0].max(1);
+        println!(
+            "{name:<28} median {median:>6}   {}.{:02} x one fsync   all {row:?}",
+            ratio / 100,
+            ratio % 100
+        );
+    }
+    Ok(())
 }
 
 /// A row; `fsync` was measured just before, since the disk is not the same from one second to the next.
@@ -329,10 +420,7 @@ async fn measure(dir: &Path, count: u64, submitters: u64) -> Result<(), Bad> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let spool = spool(dir, &*clock).await?;
     let still = Duration::ZERO;
-    let fsync = fsyncs(dir, 500)?;
-    let begun = Instant::now();
-    let times = arrivals(&spool, "arrivals", count, 5_000).await?;
-    show("spool, arrivals, 5,000/s", times.len(), begun.elapsed(), &times, &fsync);
+    tails(&spool, dir, count).await?;
     for (name, kind, submitters, count, pause) in [
         ("spool, one at a time", "single", 1, 500, still),
         // As many as the stage `emit` is wide, each resting so that they come to that rate: timers bring them in step.
