@@ -41,9 +41,9 @@ pub(super) const REPRESENTATIONS: [Representation; 5] = [
     ("application/x-ndjson", Some(Form::Ndjson)),
 ];
 
-/// Bytes of a table that are read at once: a sixteenth of what its reader has taken, within these. A part is what a reader that
+/// Bytes of a table that are read at once: a part of what its reader has taken, within these. A part is what a reader that
 /// takes no more makes us hold, and what a fast one waits for a thread for.
-const PART_BYTES: RangeInclusive<u64> = 8 * 1024..=128 * 1024;
+const PART_BYTES: RangeInclusive<u64> = 4 * 1024..=128 * 1024;
 /// Tables that are turned into another form at once: each holds a batch of rows, megabytes, while its reader takes them. Those
 /// that are sent as they are stored hold a part, and have no other limit than the connections'.
 const CONVERSIONS_MAX: usize = 16;
@@ -125,12 +125,17 @@ pub async fn table(context: Context, epoch: &str) -> Result<Response<Body>> {
 fn in_form(object: Object, form: Option<Form>) -> Result<Body> {
     let Some(form) = form else {
         let mut at = 0;
-        return Ok(streamed(move || {
+        return Ok(streamed(move |may_wait| {
             let len = (at / 32).clamp(*PART_BYTES.start(), *PART_BYTES.end()).min(object.len() - at);
             let mut part = vec![0; len as usize];
-            object.read_exact_at(at, &mut part)?;
+            if !object.read_ready(at, &mut part) {
+                if !may_wait {
+                    return Ok(Made::NotYet);
+                }
+                object.read_exact_at(at, &mut part)?;
+            }
             at += len;
-            Ok((len > 0).then(|| part.into()))
+            Ok(if len > 0 { Made::Part(part.into()) } else { Made::End })
         }));
     };
     let permit = CONVERSIONS.clone().try_acquire_owned().map_err(|_| {
@@ -138,13 +143,16 @@ fn in_form(object: Object, form: Option<Form>) -> Result<Body> {
         Refusal::new(Reason::OverCapacity, detail).retry_after(Duration::from_secs(1))
     })?;
     let mut converted = None;
-    Ok(streamed(move || {
+    Ok(streamed(move |may_wait| {
         let _held = &permit;
+        if !may_wait {
+            return Ok(Made::NotYet);
+        }
         let converted = match &mut converted {
             Some(converted) => converted,
             None => converted.insert(Converted::open(Seeking { object: object.clone(), at: 0 }, form)?),
         };
-        Ok(converted.next_part()?.map(Bytes::from))
+        Ok(converted.next_part()?.map_or(Made::End, |part| Made::Part(part.into())))
     }))
 }
 
@@ -160,17 +168,29 @@ impl AsRef<[u8]> for OnItsWay {
     }
 }
 
+/// What came of making a part.
+enum Made {
+    Part(Bytes),
+    End,
+    /// It takes waiting, or long.
+    NotYet,
+}
+
 /// A body that is made part by part, each when the system has taken the one before: hyper asks for more as soon as it has
-/// room, which a reader that takes nothing would make us hold. On a thread that may block, which no such reader holds: there
-/// are only so many, and everything that touches the disk needs one.
-fn streamed(parts: impl FnMut() -> io::Result<Option<Bytes>> + Send + Sync + 'static) -> Body {
+/// room, which a reader that takes nothing would make us hold. What is in memory is made at once; the rest (`parts` is told
+/// that it may wait) on a thread that may block, which no such reader holds: there are only so many, and everything that
+/// touches the disk needs one.
+fn streamed(parts: impl FnMut(bool) -> io::Result<Made> + Send + Sync + 'static) -> Body {
     let one = Arc::new(Semaphore::new(1));
     let made = stream::unfold(Some((parts, one)), |made| async move {
         let (mut parts, one) = made?;
         let taken = one.clone().acquire_owned().await;
-        let made = tokio::task::spawn_blocking(move || (parts(), parts)).await;
+        let made = match parts(false) {
+            Ok(Made::NotYet) => tokio::task::spawn_blocking(move || (parts(true), parts)).await,
+            made => Ok((made, parts)),
+        };
         match made.map_err(io::Error::other) {
-            Ok((Ok(Some(part)), parts)) => {
+            Ok((Ok(Made::Part(part)), parts)) => {
                 let part = match taken {
                     Ok(_one) => Bytes::from_owner(OnItsWay { part, _one }),
                     // Nobody closes it.
@@ -178,7 +198,8 @@ fn streamed(parts: impl FnMut() -> io::Result<Option<Bytes>> + Send + Sync + 'st
                 };
                 Some((Ok(Frame::data(part)), Some((parts, one))))
             }
-            Ok((Ok(None), _)) => None,
+            Ok((Ok(Made::End), _)) => None,
+            Ok((Ok(Made::NotYet), _)) => Some((Err(io::ErrorKind::WouldBlock.into()), None)),
             // Breaks the answer off, so that nobody takes half of it for the whole.
             Ok((Err(error), _)) | Err(error) => Some((Err(error), None)),
         }

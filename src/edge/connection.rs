@@ -29,7 +29,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio_rustls::server::TlsStream;
@@ -37,15 +37,21 @@ use tokio_rustls::server::TlsStream;
 /// Longest head of a request: the longest capability with its discharges (16 KiB), the longest path, and as much again. Without
 /// it a head may fill the read buffer, 400 KiB a connection.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Headers of a request: hyper's own bound.
+const HEADERS_MAX: usize = 100;
+/// Bytes of a first head that are read at once.
+const FIRST_PART: usize = 2048;
 /// Streams of an HTTP/2 connection at once: what RFC 9113 §6.5.2 calls the least that does not hold clients back.
 const STREAMS_MAX: u32 = 100;
 /// Bytes of one body that wait for us on an HTTP/2 connection: a part of an upload (1 MiB) comes in two halves.
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// … and of all bodies of the connection together, which is what a peer can make us hold.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of an answer that wait for the peer, and of a request that are read at once. hyper's own, 400 KiB, is what each peer
-/// that takes nothing would make us hold.
-const BUFFER: usize = 32 * 1024;
+/// Bytes of a connection of HTTP/1 that are read at once, and of an answer that wait for its peer. hyper's own, 400 KiB, is what each
+/// peer that sends much and takes nothing would make us hold; with half of this an upload is a quarter slower.
+const BUFFER: usize = 64 * 1024;
+/// Bytes of an answer that wait for the peer, on a stream of HTTP/2.
+const STREAM_BUFFER: usize = 32 * 1024;
 /// Streams that the peer has reset before the service saw them: more are an attack (CVE-2023-44487).
 const RESET_UNSEEN_MAX: usize = 20;
 /// Streams that we have reset for the peer's faults: more are an attack.
@@ -78,9 +84,8 @@ enum Socket {
 /// The first bytes of a connection in the clear.
 #[derive(Default)]
 struct Head {
-    bytes: [u8; PREFACE.len()],
+    bytes: Vec<u8>,
     given: usize,
-    have: usize,
 }
 
 impl AsyncRead for Socket {
@@ -90,11 +95,14 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Plain(_, head) if head.given < head.have => {
-                let rest = &head.bytes[head.given..head.have];
+            Self::Plain(_, head) if head.given < head.bytes.len() => {
+                let rest = &head.bytes[head.given..];
                 let count = rest.len().min(buffer.remaining());
                 buffer.put_slice(&rest[..count]);
                 head.given += count;
+                if head.given == head.bytes.len() {
+                    *head = Head::default();
+                }
                 Poll::Ready(Ok(()))
             }
             Self::Plain(stream, _) => Pin::new(stream).poll_read(context, buffer),
@@ -158,24 +166,49 @@ fn tune(stream: &TcpStream, settings: &Settings) {
     let _ = socket.set_tcp_user_timeout(Some(Duration::from(settings.write_timeout_ms)));
 }
 
-/// Reads until the bytes are HTTP/2's preface or cannot become it. No request of HTTP/1 begins as it does.
-async fn first_bytes(stream: &mut TcpStream) -> io::Result<(Head, bool)> {
-    let mut head = Head::default();
-    while head.bytes[..head.have] == PREFACE[..head.have] {
-        if head.have == PREFACE.len() {
-            return Ok((head, true));
+/// Reads the first head of HTTP/1 or HTTP/2's preface before hyper has to do with it: hyper's buffers are 16 KiB, and a peer that has
+/// said little is to cost little. Whole or faulty is what hyper will find so, at the same read: it too judges the first
+/// part at once, and what follows it when a blank line has come.
+async fn first_bytes(stream: &TcpStream) -> io::Result<(Head, bool)> {
+    let mut bytes = Vec::new();
+    loop {
+        stream.readable().await?;
+        let before = bytes.len();
+        // On the stack between two waits, and so in no connection.
+        let mut part = [0; FIRST_PART];
+        match stream.try_read(&mut part) {
+            Ok(0) => break,
+            Ok(count) => bytes.extend_from_slice(&part[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
         }
-        match stream.read(&mut head.bytes[head.have..]).await? {
-            0 => break,
-            count => head.have += count,
+        if bytes.starts_with(PREFACE) {
+            return Ok((Head { bytes, given: 0 }, true));
+        }
+        let whole = if before == 0 { !is_partial(&bytes) } else { ends(&bytes, before) };
+        // No request of HTTP/1 begins as the preface does.
+        if !PREFACE.starts_with(&bytes) && whole || bytes.len() > HEAD_BYTES_MAX {
+            break;
         }
     }
-    Ok((head, false))
+    Ok((Head { bytes, given: 0 }, false))
+}
+
+/// Whether this begins a head of HTTP/1, and more has to come.
+fn is_partial(bytes: &[u8]) -> bool {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    httparse::Request::new(&mut headers).parse(bytes).is_ok_and(|status| status.is_partial())
+}
+
+/// Whether there is a blank line that ends behind `from`.
+fn ends(bytes: &[u8], from: usize) -> bool {
+    let tail = &bytes[from.saturating_sub(3)..];
+    (0..tail.len()).any(|at| matches!(tail[at..], [b'\n', b'\n', ..] | [b'\n', b'\r', b'\n', ..]))
 }
 
 /// The bytes of a connection, whether they are HTTP/2, and what certificate the client has proven.
 async fn opened(
-    mut stream: TcpStream,
+    stream: TcpStream,
     spoken: &Spoken,
     settings: &Settings,
 ) -> Result<(Socket, bool, Option<ClientCert>), Option<Why>> {
@@ -191,7 +224,7 @@ async fn opened(
         return Ok((Socket::Plain(stream, Head::default()), false, None));
     }
     // A peer that breaks off here is nobody's fault.
-    let (head, is_h2) = first_bytes(&mut stream).await.map_err(|_| None)?;
+    let (head, is_h2) = first_bytes(&stream).await.map_err(|_| None)?;
     Ok((Socket::Plain(stream, head), is_h2, None))
 }
 
@@ -278,7 +311,7 @@ where
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(BUFFER)
+            .max_send_buf_size(STREAM_BUFFER)
             .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
             .max_local_error_reset_streams(RESET_FOR_FAULTS_MAX);
         until.drive(Box::pin(builder.serve_connection(stream, handler))).await
@@ -326,5 +359,57 @@ impl Until<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    /// What is held back of bytes that come in these parts, each read before the next one is sent; the last one ends it.
+    async fn held(parts: &[&[u8]]) -> (Vec<u8>, bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (last, first) = parts.split_last().unwrap();
+        let mut reading = pin!(first_bytes(&stream));
+        for part in first {
+            peer.write_all(part).await.unwrap();
+            let read = tokio::time::timeout(Duration::from_millis(20), &mut reading).await;
+            assert!(read.is_err(), "{:?} is no whole head", String::from_utf8_lossy(part));
+        }
+        peer.write_all(last).await.unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(20), reading).await;
+        let (head, is_h2) = read.expect("whole").unwrap();
+        (head.bytes, is_h2)
+    }
+
+    #[tokio::test]
+    async fn a_first_head_is_held_until_it_is_whole_wherever_it_is_cut() {
+        for head in [
+            "GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+            "GET / HTTP/1.1\nhost: x\n\n",
+            "PUT / HTTP/1.1\r\nhost: x\r\n\n",
+        ] {
+            let (head, end) = (head.as_bytes(), head.len());
+            assert_eq!(held(&[head]).await, (head.to_vec(), false));
+            for cut in [1, 3, end - 3, end - 2, end - 1] {
+                assert_eq!(held(&[&head[..cut], &head[cut..]]).await, (head.to_vec(), false), "{cut}");
+            }
+        }
+        assert_eq!(held(&[&PREFACE[..3], &PREFACE[3..20], &PREFACE[20..]]).await, (PREFACE.to_vec(), true));
+    }
+
+    #[tokio::test]
+    async fn what_hyper_refuses_at_once_is_not_held() {
+        let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+        assert_eq!(held(&[hello]).await, (hello.to_vec(), false));
+        // More of a head than any request may have.
+        let long = [&b"GET / HTTP/1.1\r\nx: "[..], &vec![b'x'; HEAD_BYTES_MAX]].concat();
+        let (first, more) = long.split_at(30);
+        let (bytes, is_h2) = held(&[first, more]).await;
+        assert!(bytes.len() > HEAD_BYTES_MAX && long.starts_with(&bytes) && !is_h2);
     }
 }

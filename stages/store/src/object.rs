@@ -52,6 +52,11 @@ impl Object {
         Ok(())
     }
 
+    /// Fills `buf` from `offset` if nobody has to wait for the disk for it; otherwise says no, and `buf` holds anything.
+    pub fn read_ready(&self, offset: u64, buf: &mut [u8]) -> bool {
+        self.0.read_ready(offset, buf)
+    }
+
     /// All bytes, if there are at most `limit`: for manifests and policies, never for snapshots.
     ///
     /// # Errors

@@ -229,6 +229,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether this tenant has the object already, so that nothing is written and no disk is waited for.
+    pub fn only_verifies(&self) -> bool {
+        self.sink.is_none()
+    }
+
     /// Bytes taken so far.
     pub fn len(&self) -> u64 {
         self.len

@@ -78,6 +78,10 @@ pub trait ReadAt: Send + Sync {
     }
     /// Reads up to `buf.len()` bytes from `offset`; 0 at the end.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Fills all of `buf` from `offset` if nobody has to wait for the disk for it; otherwise says no, and `buf` holds anything.
+    fn read_ready(&self, _offset: u64, _buf: &mut [u8]) -> bool {
+        false
+    }
 }
 
 /// A name in a directory.

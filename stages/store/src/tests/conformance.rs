@@ -53,6 +53,26 @@ fn a_large_upload_that_the_disk_begins_with_early_is_whole() {
     });
 }
 
+/// A disk may say no; what it gives is what reading gives, and it gives nothing beyond the end.
+#[test]
+fn what_is_read_without_waiting_is_what_is_stored() {
+    on_each_disk(|disk| {
+        let store = Store::over(disk, LIMIT).unwrap();
+        let bytes: Vec<u8> = (0..300_000u32).map(|n| (n ^ (n >> 9)) as u8).collect();
+        upload(&store, &tenant("a"), Kind::Snapshot, &bytes).unwrap();
+        let stored = store.object(&tenant("a"), Kind::Snapshot, &Cid::of(&bytes)).unwrap().unwrap();
+        assert_eq!(stored.read_all(LIMIT).unwrap(), bytes);
+        for (at, len) in [(0, 0), (0, 1), (65_537, 100_000), (299_999, 1), (0, bytes.len()), (bytes.len(), 0)]
+        {
+            let mut part = vec![0; len];
+            if stored.read_ready(at as u64, &mut part) {
+                assert_eq!(part, bytes[at..at + len]);
+            }
+        }
+        assert!(!stored.read_ready(bytes.len() as u64 - 1, &mut [0; 2]));
+    });
+}
+
 #[test]
 fn the_empty_object_is_an_object() {
     on_each_disk(|disk| {

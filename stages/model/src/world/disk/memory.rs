@@ -121,6 +121,10 @@ impl ReadAt for RwLock<Bytes> {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         Ok(self.read().unwrap_or_else(PoisonError::into_inner).read_at(offset, buf))
     }
+
+    fn read_ready(&self, offset: u64, buf: &mut [u8]) -> bool {
+        ReadAt::read_at(self, offset, buf).is_ok_and(|count| count == buf.len())
+    }
 }
 
 impl MemoryDisk {

@@ -5,8 +5,9 @@
 //! process.
 
 use super::{Disk, Entry, Guard, ReadAt, WriteFile};
+use rustix::io::ReadWriteFlags;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Seek, Write};
+use std::io::{self, IoSliceMut, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,6 +121,14 @@ impl ReadAt for RealRead {
                 other => return other,
             }
         }
+    }
+
+    fn read_ready(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let wanted = buf.len();
+        // What is in memory only; where a file system cannot tell, the answer is an error, and that is a no.
+        let read =
+            rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT);
+        read.is_ok_and(|count| count == wanted)
     }
 }
 
