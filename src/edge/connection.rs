@@ -29,9 +29,9 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 use tokio_rustls::server::TlsStream;
 
 /// Longest head of a request: the longest capability with its discharges (16 KiB), the longest path, and as much again. Without
@@ -86,6 +86,17 @@ enum Socket {
 struct Head {
     bytes: Vec<u8>,
     given: usize,
+    /// Bytes of ours that the peer has already, and that hyper will send.
+    sent: usize,
+}
+
+impl Head {
+    /// How many of these bytes need not be sent.
+    fn passed_over(&mut self, bytes: &[u8]) -> Option<usize> {
+        let count = self.sent.min(bytes.len());
+        self.sent -= count;
+        (count > 0).then_some(count)
+    }
 }
 
 impl AsyncRead for Socket {
@@ -101,7 +112,7 @@ impl AsyncRead for Socket {
                 buffer.put_slice(&rest[..count]);
                 head.given += count;
                 if head.given == head.bytes.len() {
-                    *head = Head::default();
+                    (head.bytes, head.given) = (Vec::new(), 0);
                 }
                 Poll::Ready(Ok(()))
             }
@@ -118,7 +129,10 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Plain(stream, _) => Pin::new(stream).poll_write(context, bytes),
+            Self::Plain(stream, head) => match head.passed_over(bytes) {
+                Some(count) => Poll::Ready(Ok(count)),
+                None => Pin::new(stream).poll_write(context, bytes),
+            },
             Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
@@ -129,7 +143,13 @@ impl AsyncWrite for Socket {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Plain(stream, _) => Pin::new(stream).poll_write_vectored(context, parts),
+            Self::Plain(stream, head) => {
+                let first = parts.iter().find(|part| !part.is_empty());
+                match first.and_then(|part| head.passed_over(part)) {
+                    Some(count) => Poll::Ready(Ok(count)),
+                    None => Pin::new(stream).poll_write_vectored(context, parts),
+                }
+            }
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
         }
     }
@@ -166,32 +186,90 @@ fn tune(stream: &TcpStream, settings: &Settings) {
     let _ = socket.set_tcp_user_timeout(Some(Duration::from(settings.write_timeout_ms)));
 }
 
-/// Reads the first head of HTTP/1 or HTTP/2's preface before hyper has to do with it: hyper's buffers are 16 KiB, and a peer that has
-/// said little is to cost little. Whole or faulty is what hyper will find so, at the same read: it too judges the first
-/// part at once, and what follows it when a blank line has come.
+/// Reads the first head before hyper has to do with it, and whether it is HTTP/2's: hyper's buffers are 16 KiB, those of its HTTP/2
+/// 30, and a peer that has said little is to cost little. Whole or faulty is what hyper will find so, at the same read: it too
+/// judges the first part of a head of HTTP/1 at once, and what follows it when a blank line has come.
+///
+/// A client of HTTP/2 may wait for our SETTINGS before it asks anything, so they are sent here, and passed over when hyper sends
+/// them. Their acknowledgement it gets with the first answer.
 async fn first_bytes(stream: &TcpStream) -> io::Result<(Head, bool)> {
-    let mut bytes = Vec::new();
+    let (mut bytes, mut sent) = (Vec::new(), 0);
+    // Where the first frame begins that was not looked at.
+    let mut frame = PREFACE.len();
     loop {
         stream.readable().await?;
         let before = bytes.len();
-        // On the stack between two waits, and so in no connection.
-        let mut part = [0; FIRST_PART];
-        match stream.try_read(&mut part) {
-            Ok(0) => break,
-            Ok(count) => bytes.extend_from_slice(&part[..count]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error),
+        {
+            // Not kept while we wait, and so in no connection's memory.
+            let mut part = [0; FIRST_PART];
+            match stream.try_read(&mut part) {
+                Ok(0) => break,
+                Ok(count) => bytes.extend_from_slice(&part[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            }
         }
         if bytes.starts_with(PREFACE) {
-            return Ok((Head { bytes, given: 0 }, true));
-        }
-        let whole = if before == 0 { !is_partial(&bytes) } else { ends(&bytes, before) };
-        // No request of HTTP/1 begins as the preface does.
-        if !PREFACE.starts_with(&bytes) && whole || bytes.len() > HEAD_BYTES_MAX {
-            break;
+            if sent == 0 {
+                let settings = greeting().await?;
+                stream.writable().await?;
+                // A new connection has room for them.
+                if stream.try_write(settings)? < settings.len() {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                sent = settings.len();
+            }
+            if frames::asks(&bytes, &mut frame) || bytes.len() > HEAD_BYTES_MAX {
+                break;
+            }
+        } else {
+            let whole = if before == 0 { !is_partial(&bytes) } else { ends(&bytes, before) };
+            // No request of HTTP/1 begins as the preface does.
+            if !PREFACE.starts_with(&bytes) && whole || bytes.len() > HEAD_BYTES_MAX {
+                break;
+            }
         }
     }
-    Ok((Head { bytes, given: 0 }, false))
+    Ok((Head { bytes, given: 0, sent }, sent > 0))
+}
+
+/// The SETTINGS with which [`h2_server`] begins every connection: what it says to a peer that says nothing.
+async fn greeting() -> io::Result<&'static [u8]> {
+    static GREETING: OnceCell<Vec<u8>> = OnceCell::const_new();
+    let greeting = GREETING.get_or_try_init(|| {
+        // In a box: all that hyper needs for a connection would have its room in every other one.
+        Box::pin(async {
+        let (mut peer, ours) = tokio::io::duplex(1024);
+        let nobody = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::whole(""))));
+        let says = async {
+            let mut frame = vec![0; frames::HEAD_LEN];
+            peer.read_exact(&mut frame).await?;
+            frame.resize(frames::end_of_first(&frame), 0);
+            peer.read_exact(&mut frame[frames::HEAD_LEN..]).await?;
+            Ok(frame)
+        };
+        tokio::select! {
+            greeting = says => greeting,
+            _ = h2_server().serve_connection(TokioIo::new(ours), nobody) => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    })
+    });
+    greeting.await.map(Vec::as_slice)
+}
+
+/// HTTP/2 as it is spoken here.
+fn h2_server() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(STREAM_BUFFER)
+        .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
+        .max_local_error_reset_streams(RESET_FOR_FAULTS_MAX);
+    builder
 }
 
 /// Whether this begins a head of HTTP/1, and more has to come.
@@ -304,17 +382,7 @@ where
             frames::Limits { read_timeout, write_timeout, rate_min, streams_max: STREAMS_MAX as usize };
         let stream = Frames::new(socket, limits, farewell.clone(), verdict.clone());
         let stream = Impatient::new(TokioIo::new(stream), write_timeout).paced(rate_min, verdict.clone());
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX as u32)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(STREAM_BUFFER)
-            .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
-            .max_local_error_reset_streams(RESET_FOR_FAULTS_MAX);
-        until.drive(Box::pin(builder.serve_connection(stream, handler))).await
+        until.drive(Box::pin(h2_server().serve_connection(stream, handler))).await
     } else {
         let stream = Impatient::new(TokioIo::new(socket), write_timeout).paced(rate_min, verdict.clone());
         let mut builder = http1::Builder::new();
@@ -399,7 +467,58 @@ mod tests {
                 assert_eq!(held(&[&head[..cut], &head[cut..]]).await, (head.to_vec(), false), "{cut}");
             }
         }
-        assert_eq!(held(&[&PREFACE[..3], &PREFACE[3..20], &PREFACE[20..]]).await, (PREFACE.to_vec(), true));
+    }
+
+    #[tokio::test]
+    async fn http2_is_greeted_and_held_until_it_asks() {
+        // Its SETTINGS, a window, half a head and the other half of it.
+        let settings = b"\0\0\0\x04\0\0\0\0\0\0\0\x04\x08\0\0\0\0\0\0\0\x01\0";
+        let head = b"\0\0\x02\x01\x01\0\0\0\x01\x82\x84\0\0\x01\x09\x04\0\0\0\x01\x86";
+        let all = [&PREFACE[..], &settings[..], &head[..]].concat();
+        let ask = all.len();
+        for cuts in [[3, 20, 24], [24, 33, 46], [30, 46, 50], [46, 57, ask - 1], [10, 47, ask - 1]] {
+            let [a, b, c] = cuts;
+            let parts = [&all[..a], &all[a..b], &all[b..c], &all[c..]];
+            assert_eq!(held(&parts).await, (all.clone(), true), "{cuts:?}");
+        }
+        // A ping wants an answer, which is not ours to give.
+        let ping = [&PREFACE[..], b"\0\0\x08\x06\0\0\0\0\0"].concat();
+        assert_eq!(held(&[&ping[..24], &ping[24..]]).await, (ping.clone(), true));
+    }
+
+    #[tokio::test]
+    async fn the_greeting_is_what_hyper_will_send() {
+        let first = greeting().await.unwrap();
+        assert_eq!((first[3], frames::end_of_first(first)), (4, first.len()), "one SETTINGS frame");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let empty = [&PREFACE[..], b"\0\0\0\x04\0\0\0\0\0"].concat();
+        // A whole request, and what comes of it: SETTINGS once, and behind them the rest.
+        peer.write_all(&[&empty[..], b"\0\0\x03\x01\x05\0\0\0\x01\x82\x84\x86"].concat()).await.unwrap();
+        let (head, _) = first_bytes(&stream).await.unwrap();
+        let answer = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::whole("hello"))));
+        let socket = TokioIo::new(Socket::Plain(stream, head));
+        let served = tokio::spawn(h2_server().serve_connection(socket, answer));
+        let mut all = Vec::new();
+        let mut part = [0; 1024];
+        while !all.ends_with(b"hello") {
+            let count =
+                tokio::time::timeout(Duration::from_secs(20), peer.read(&mut part)).await.unwrap().unwrap();
+            assert!(count > 0, "{all:?}");
+            all.extend_from_slice(&part[..count]);
+        }
+        served.abort();
+        assert!(all.starts_with(first));
+        let mut kinds = Vec::new();
+        let mut rest = &all[..];
+        while !rest.is_empty() {
+            kinds.push((rest[3], rest[4] & 1));
+            rest = &rest[frames::end_of_first(rest)..];
+        }
+        let ours = kinds.iter().filter(|kind| **kind == (4, 0)).count();
+        let acknowledged = kinds.iter().filter(|kind| **kind == (4, 1)).count();
+        assert_eq!((ours, acknowledged), (1, 1), "{kinds:?}");
     }
 
     #[tokio::test]

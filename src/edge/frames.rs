@@ -42,9 +42,16 @@ const UPDATES_MAX: u32 = 4096;
 /// Time that a peer has to leave once it was asked to.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// Bytes before a frame's payload (RFC 9113 §4.1).
+pub(super) const HEAD_LEN: usize = 9;
+/// Longest payload that is taken: we announce no other than the least (RFC 9113 §4.2).
+const PAYLOAD_MAX: u32 = 1 << 14;
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
@@ -74,6 +81,37 @@ impl Frame {
     fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
     }
+
+    fn of([a, b, c, kind, flags, s @ ..]: [u8; HEAD_LEN]) -> Self {
+        let stream = u32::from_be_bytes(s) & (u32::MAX >> 1);
+        Self { len: u32::from_be_bytes([0, a, b, c]), kind, flags, stream }
+    }
+}
+
+/// Where the frame ends whose head these bytes begin with.
+pub(super) fn end_of_first(bytes: &[u8]) -> usize {
+    bytes.first_chunk().map_or(HEAD_LEN, |head| HEAD_LEN + Frame::of(*head).len as usize)
+}
+
+/// Whether a client that has said `bytes` wants something: a whole head, or any frame that is no beginning. What begins at
+/// `from` and is neither, its SETTINGS and what it says of windows, is passed over.
+pub(super) fn asks(bytes: &[u8], from: &mut usize) -> bool {
+    while let Some(frame) =
+        bytes.get(*from..).and_then(|rest| rest.first_chunk()).map(|head| Frame::of(*head))
+    {
+        let end = *from + HEAD_LEN + frame.len as usize;
+        match frame.kind {
+            _ if frame.len > PAYLOAD_MAX => return true,
+            SETTINGS | WINDOW_UPDATE | PRIORITY | HEADERS | CONTINUATION if end > bytes.len() => {
+                return false;
+            }
+            SETTINGS | WINDOW_UPDATE | PRIORITY => {}
+            HEADERS | CONTINUATION if !frame.has(END_HEADERS) => {}
+            _ => return true,
+        }
+        *from = end;
+    }
+    false
 }
 
 /// Where one direction is.
@@ -81,7 +119,7 @@ impl Frame {
 struct Parser {
     /// Bytes to pass over: the preface, or what is left of a payload.
     skip: usize,
-    head: [u8; 9],
+    head: [u8; HEAD_LEN],
     have: usize,
     /// The frame whose payload is passing.
     frame: Option<Frame>,
@@ -116,13 +154,7 @@ impl Parser {
             if self.have < self.head.len() {
                 return Ok(());
             }
-            let [a, b, c, kind, flags, s @ ..] = self.head;
-            let frame = Frame {
-                len: u32::from_be_bytes([0, a, b, c]),
-                kind,
-                flags,
-                stream: u32::from_be_bytes(s) & (u32::MAX >> 1),
-            };
+            let frame = Frame::of(self.head);
             (self.have, self.skip, self.frame) = (0, frame.len as usize, Some(frame));
             tell(frame, false)?;
         }
