@@ -126,7 +126,7 @@ fn in_form(object: Object, form: Option<Form>) -> Result<Body> {
     let Some(form) = form else {
         let mut at = 0;
         return Ok(streamed(move |may_wait| {
-            let len = (at / 32).clamp(*PART_BYTES.start(), *PART_BYTES.end()).min(object.len() - at);
+            let len = (at / 16).clamp(*PART_BYTES.start(), *PART_BYTES.end()).min(object.len() - at);
             let mut part = vec![0; len as usize];
             if !object.read_ready(at, &mut part) {
                 if !may_wait {

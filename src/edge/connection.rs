@@ -4,8 +4,9 @@
 //! proxy that is how many speak. An `Upgrade` to it is not taken. Why not hyper-util's `auto`: it waits without end for the
 //! first bytes, and its HTTP/2 has no time-outs.
 //!
-//! The law: until its first whole request a connection has one deadline, whatever it does; after it [`Impatient`], hyper's
-//! time for heads and [`Frames`] see to it that whatever waits, waits for us.
+//! The laws: until its first whole request a connection has one deadline, whatever it does; after it [`Impatient`], hyper's
+//! time for heads and [`Frames`] see to it that whatever waits, waits for us. In the clear, a connection that has asked nothing yet
+//! costs what it has said: hyper and its buffers come with the first head.
 
 use super::Body;
 use super::closed::{Verdict, Why};
@@ -58,8 +59,9 @@ const RESET_UNSEEN_MAX: usize = 20;
 const RESET_FOR_FAULTS_MAX: usize = 64;
 
 /// Bytes of an answer that the system holds unsent. With its own choice, megabytes, a peer that reads steadily but slowly is
-/// told apart from one that does not read only after minutes; with this, one at the least rate moves something every 8 s.
-const UNSENT_MAX: u32 = 128 * 1024;
+/// told apart from one that does not read only after minutes; with this, one at the least rate moves something every 4 s. It is also what
+/// each reader that takes nothing makes us fill.
+const UNSENT_MAX: u32 = 64 * 1024;
 
 /// Refusals of a body that is not read to its end. hyper closes the connection after them; a client that is not told sends its
 /// next request into the closed connection.
