@@ -238,25 +238,26 @@ async fn first_bytes(stream: &TcpStream) -> io::Result<(Head, bool)> {
 /// The SETTINGS with which [`h2_server`] begins every connection: what it says to a peer that says nothing.
 async fn greeting() -> io::Result<&'static [u8]> {
     static GREETING: OnceCell<Vec<u8>> = OnceCell::const_new();
-    let greeting = GREETING.get_or_try_init(|| {
-        // In a box: all that hyper needs for a connection would have its room in every other one.
-        Box::pin(async {
-        let (mut peer, ours) = tokio::io::duplex(1024);
-        let nobody = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::whole(""))));
-        let says = async {
-            let mut frame = vec![0; frames::HEAD_LEN];
-            peer.read_exact(&mut frame).await?;
-            frame.resize(frames::end_of_first(&frame), 0);
-            peer.read_exact(&mut frame[frames::HEAD_LEN..]).await?;
-            Ok(frame)
-        };
-        tokio::select! {
-            greeting = says => greeting,
-            _ = h2_server().serve_connection(TokioIo::new(ours), nobody) => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    })
-    });
-    greeting.await.map(Vec::as_slice)
+    // In a box: all that hyper needs for a connection would have its room in every other one.
+    GREETING.get_or_try_init(|| Box::pin(first_words())).await.map(Vec::as_slice)
+}
+
+/// The first frame of a connection of hyper's to nobody.
+async fn first_words() -> io::Result<Vec<u8>> {
+    let (mut peer, ours) = tokio::io::duplex(1024);
+    let nobody = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::whole(""))));
+    let connection = h2_server().serve_connection(TokioIo::new(ours), nobody);
+    let heard = async {
+        let mut frame = vec![0; frames::HEAD_LEN];
+        peer.read_exact(&mut frame).await?;
+        frame.resize(frames::end_of_first(&frame), 0);
+        peer.read_exact(&mut frame[frames::HEAD_LEN..]).await?;
+        Ok(frame)
+    };
+    tokio::select! {
+        frame = heard => frame,
+        _ = connection => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 /// HTTP/2 as it is spoken here.
