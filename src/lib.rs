@@ -8,6 +8,7 @@ pub mod edge;
 pub mod epoch;
 pub mod explained;
 pub mod health;
+pub mod late;
 pub mod pipeline;
 pub mod proof;
 pub mod refusal;

@@ -3,6 +3,7 @@
 use crate::bus::{Bus, Event};
 use crate::config::{self, ConfigArgs, ConfigError, Environment, Settings, Stages};
 use crate::health::Health;
+use crate::late::{Late, LateKey};
 use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
 use crate::refusal::Refusal;
 use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL};
@@ -69,6 +70,7 @@ pub struct Service {
     flights: SingleFlight<FlightKey, Answer>,
     recent: Mutex<Recent>,
     jobs: Mutex<Jobs>,
+    late: Mutex<Late>,
     /// Readiness.
     pub health: Health,
     /// It was told to stop.
@@ -332,6 +334,7 @@ impl Service {
             flights: SingleFlight::new(config::Count(1_000_000).0),
             recent: Mutex::default(),
             jobs: Mutex::default(),
+            late: Mutex::default(),
             health: Health::new(bus),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -477,6 +480,33 @@ impl Service {
         Ok(Some(done.clone()))
     }
 
+    /// The answer of a job that took longer than the request that asked for it waited.
+    ///
+    /// # Errors
+    /// `caveat`: the capability is for smaller pools.
+    pub fn late(&self, key: &LateKey, pass: &Pass) -> Result<Option<Answer>, Refusal> {
+        let mut late = lock(&self.late);
+        if late.is_empty() {
+            return Ok(None);
+        }
+        let answer = late.take(key, self.clock().monotonic());
+        drop(late);
+        if let Some(Ok(done)) = &answer {
+            pass.pool(done.manifest.totals.pool_minor_units)?;
+        }
+        Ok(answer)
+    }
+
+    /// Keeps what comes of a job whose asker was told that it runs on, for who asks the same next.
+    pub fn hear_late(self: &Arc<Self>, key: LateKey, answer: impl Future<Output = Answer> + Send + 'static) {
+        let it = self.clone();
+        tokio::spawn(async move {
+            let answer = answer.await;
+            let now = it.clock().monotonic();
+            lock(&it.late).keep(key, answer, now);
+        });
+    }
+
     /// Computes a run, or joins its twin that is being computed. The answer comes even if nobody waits for it.
     ///
     /// # Errors
@@ -499,7 +529,7 @@ impl Service {
         let joined = self.flights.join((tenant.clone(), key, dry_run)).map_err(refused)?;
         let Some(lead) = joined.lead else {
             // The twin's place is held by the twin; this request keeps its own while it waits.
-            return Ok(Computing { answer: joined.answer, _inside: Some(inside) });
+            return Ok(Computing { answer: joined.answer, inside: Some(inside) });
         };
         let request = Request { corr_id: corr_id.clone(), dry_run, progress: Arc::default() };
         let inputs =
@@ -529,7 +559,7 @@ impl Service {
             it.finish(&corr_id, job, entered, &answer);
             lead.land(answer);
         });
-        Ok(Computing { answer: joined.answer, _inside: None })
+        Ok(Computing { answer: joined.answer, inside: None })
     }
 
     /// Counts, remembers and tells what became of a job.
@@ -689,10 +719,15 @@ pub struct Ask {
 pub struct Computing {
     answer: Follow<Answer>,
     /// This request's own place, if the job does not hold it.
-    _inside: Option<Inside>,
+    inside: Option<Inside>,
 }
 
 impl Computing {
+    /// Whether the job began with this question; others joined it.
+    pub fn leads(&self) -> bool {
+        self.inside.is_none()
+    }
+
     /// Waits for the answer, as long as the job takes.
     pub async fn answer(self) -> Answer {
         self.answer.answer().await.unwrap_or_else(|_| {

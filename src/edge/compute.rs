@@ -1,6 +1,7 @@
 //! `POST /rewarder/epochs/{epoch_id}/compute`: a request becomes a job, and its answer a response.
 
 use super::{Body, Context, Result, bytes_response, decoded, json, query};
+use crate::late::LateKey;
 use crate::pipeline::{Answer, Done};
 use crate::refusal::Refusal;
 use crate::service::Ask;
@@ -76,20 +77,31 @@ async fn computed(context: Context, ask: Ask, inside: Inside, respond_async: boo
     let Context { service, corr_id, .. } = context;
     let epoch = ask.epoch.clone();
     let run_key = rewarder_model::run_key(&epoch, &ask.policy_hash, &ask.inputs_cid);
-    let answer = service.compute(ask, corr_id.as_str(), inside)?.answer();
+    let (tenant, policy_id) = (ask.pass.tenant().clone(), ask.policy_id.clone());
+    let key = LateKey { tenant, run_key, policy_id, dry_run: ask.dry_run };
+    if let Some(answer) = service.late(&key, &ask.pass)? {
+        return answered(&*answer?);
+    }
+    let computing = service.compute(ask, corr_id.as_str(), inside)?;
+    let leads = computing.leads();
+    let mut answer = Box::pin(computing.answer());
     let deadline = service.clock().sleep(service.settings().request_deadline_ms.into());
-    let answer: Option<Answer> = if respond_async {
+    let heard: Option<Answer> = if respond_async {
         None
     } else {
         tokio::select! {
             biased;
-            answer = answer => Some(answer),
+            answer = &mut answer => Some(answer),
             () = deadline => None,
         }
     };
-    match answer {
+    match heard {
         Some(answer) => answered(&*answer?),
         None => {
+            // Who joined holds a place, and gives it back now; who began it has none.
+            if leads {
+                service.hear_late(key, answer);
+            }
             let running = Running { epoch_id: &epoch, run_key, status: "running", quarantine: false };
             Ok(located(json(StatusCode::ACCEPTED, &running), &epoch))
         }
