@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How often another service is looked at; more often while what it said is used up.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// … but no more often than this, however short a verdict holds.
+const LOOK_EVERY_LEAST: Duration = Duration::from_millis(50);
 const LOOK_EVERY_COLD: Duration = Duration::from_millis(250);
 
 /// One of the two.
@@ -96,7 +98,9 @@ impl CapVerifier {
         let Self::Upstream(upstream) = self else { return std::future::pending().await };
         loop {
             upstream.look().await;
-            clock.sleep(if upstream.is_cold() { LOOK_EVERY_COLD } else { LOOK_EVERY }).await;
+            // Looked at twice before it is cold again by its time alone.
+            let warm = (upstream.ttl() / 2).clamp(LOOK_EVERY_LEAST, LOOK_EVERY);
+            clock.sleep(if upstream.is_cold() { LOOK_EVERY_COLD } else { warm }).await;
         }
     }
 }

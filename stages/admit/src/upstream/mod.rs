@@ -195,6 +195,11 @@ impl UpstreamVerifier {
             || answered.is_none_or(|at| inner.clock.monotonic().saturating_sub(at) > inner.ttl())
     }
 
+    /// How long a verdict holds.
+    pub fn ttl(&self) -> Duration {
+        self.0.ttl()
+    }
+
     /// How many verdicts are kept.
     pub fn cached(&self) -> usize {
         lock(&self.0.cache).count()
