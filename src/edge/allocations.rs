@@ -41,7 +41,7 @@ pub(super) const REPRESENTATIONS: [Representation; 5] = [
     ("application/x-ndjson", Some(Form::Ndjson)),
 ];
 
-/// Bytes of a table that are read at once: a part of what its reader has taken, within these. A part is what a reader that
+/// Bytes of a table that are read at once: a sixteenth of what its reader has taken, within these. A part is what a reader that
 /// takes no more makes us hold, and what a fast one waits for a thread for.
 const PART_BYTES: RangeInclusive<u64> = 4 * 1024..=128 * 1024;
 /// Tables that are turned into another form at once: each holds a batch of rows, megabytes, while its reader takes them. Those

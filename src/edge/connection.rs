@@ -10,7 +10,7 @@
 
 use super::Body;
 use super::closed::{Verdict, Why};
-use super::frames::{self, Frames, PREFACE};
+use super::frames::{self, Frames, Opening, PREFACE, Told};
 use super::places::{Impatient, Place};
 use super::tls::Tls;
 use crate::config::Settings;
@@ -59,8 +59,8 @@ const RESET_UNSEEN_MAX: usize = 20;
 const RESET_FOR_FAULTS_MAX: usize = 64;
 
 /// Bytes of an answer that the system holds unsent. With its own choice, megabytes, a peer that reads steadily but slowly is
-/// told apart from one that does not read only after minutes; with this, one at the least rate moves something every 4 s. It is also what
-/// each reader that takes nothing makes us fill.
+/// told apart from one that does not read only after minutes; with this, one at the least rate moves something every 4 s. It is
+/// also what each reader that takes nothing makes us fill.
 const UNSENT_MAX: u32 = 64 * 1024;
 
 /// Refusals of a body that is not read to its end. hyper closes the connection after them; a client that is not told sends its
@@ -83,22 +83,12 @@ enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// The first bytes of a connection in the clear.
+/// The first bytes of a connection in the clear, and what was answered to them.
 #[derive(Default)]
 struct Head {
     bytes: Vec<u8>,
     given: usize,
-    /// Bytes of ours that the peer has already, and that hyper will send.
-    sent: usize,
-}
-
-impl Head {
-    /// How many of these bytes need not be sent.
-    fn passed_over(&mut self, bytes: &[u8]) -> Option<usize> {
-        let count = self.sent.min(bytes.len());
-        self.sent -= count;
-        (count > 0).then_some(count)
-    }
+    told: Told,
 }
 
 impl AsyncRead for Socket {
@@ -131,10 +121,18 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Plain(stream, head) => match head.passed_over(bytes) {
-                Some(count) => Poll::Ready(Ok(count)),
-                None => Pin::new(stream).poll_write(context, bytes),
-            },
+            Self::Plain(stream, head) if head.told.is_pending() => {
+                let (count, passed_over) = head.told.next(bytes)?;
+                let polled = match passed_over {
+                    true => Poll::Ready(Ok(count)),
+                    false => Pin::new(stream).poll_write(context, &bytes[..count]),
+                };
+                if let Poll::Ready(Ok(count)) = polled {
+                    head.told.done(count);
+                }
+                polled
+            }
+            Self::Plain(stream, _) => Pin::new(stream).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
@@ -145,13 +143,11 @@ impl AsyncWrite for Socket {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Plain(stream, head) => {
+            Self::Plain(_, head) if head.told.is_pending() => {
                 let first = parts.iter().find(|part| !part.is_empty());
-                match first.and_then(|part| head.passed_over(part)) {
-                    Some(count) => Poll::Ready(Ok(count)),
-                    None => Pin::new(stream).poll_write_vectored(context, parts),
-                }
+                first.map_or(Poll::Ready(Ok(0)), |part| self.poll_write(context, part))
             }
+            Self::Plain(stream, _) => Pin::new(stream).poll_write_vectored(context, parts),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
         }
     }
@@ -192,12 +188,10 @@ fn tune(stream: &TcpStream, settings: &Settings) {
 /// 30, and a peer that has said little is to cost little. Whole or faulty is what hyper will find so, at the same read: it too
 /// judges the first part of a head of HTTP/1 at once, and what follows it when a blank line has come.
 ///
-/// A client of HTTP/2 may wait for our SETTINGS before it asks anything, so they are sent here, and passed over when hyper sends
-/// them. Their acknowledgement it gets with the first answer.
+/// A client of HTTP/2 that asks for nothing yet may wait for our SETTINGS, and its own have to be acknowledged at once: both are
+/// done here, and passed over when hyper does them.
 async fn first_bytes(stream: &TcpStream) -> io::Result<(Head, bool)> {
-    let (mut bytes, mut sent) = (Vec::new(), 0);
-    // Where the first frame begins that was not looked at.
-    let mut frame = PREFACE.len();
+    let (mut bytes, mut told, mut opening) = (Vec::new(), Told::default(), Opening::new());
     loop {
         stream.readable().await?;
         let before = bytes.len();
@@ -211,28 +205,33 @@ async fn first_bytes(stream: &TcpStream) -> io::Result<(Head, bool)> {
                 Err(error) => return Err(error),
             }
         }
-        if bytes.starts_with(PREFACE) {
-            if sent == 0 {
-                let settings = greeting().await?;
-                stream.writable().await?;
-                // A new connection has room for them.
-                if stream.try_write(settings)? < settings.len() {
-                    return Err(io::ErrorKind::WriteZero.into());
-                }
-                sent = settings.len();
-            }
-            if frames::asks(&bytes, &mut frame) || bytes.len() > HEAD_BYTES_MAX {
-                break;
-            }
+        let goes_on = if bytes.starts_with(PREFACE) {
+            opening.asks(&bytes)
         } else {
-            let whole = if before == 0 { !is_partial(&bytes) } else { ends(&bytes, before) };
             // No request of HTTP/1 begins as the preface does.
-            if !PREFACE.starts_with(&bytes) && whole || bytes.len() > HEAD_BYTES_MAX {
-                break;
+            !PREFACE.starts_with(&bytes)
+                && if before == 0 { !is_partial(&bytes) } else { ends(&bytes, before) }
+        };
+        if goes_on || bytes.len() > HEAD_BYTES_MAX {
+            break;
+        }
+        let mut words = Vec::new();
+        if bytes.starts_with(PREFACE) && !std::mem::replace(&mut told.settings, true) {
+            words.extend_from_slice(greeting().await?);
+        }
+        if opening.has_settings() && !std::mem::replace(&mut told.acknowledged, true) {
+            words.extend_from_slice(frames::ACKNOWLEDGEMENT);
+        }
+        if !words.is_empty() {
+            stream.writable().await?;
+            // A new connection has room for them.
+            if stream.try_write(&words)? < words.len() {
+                return Err(io::ErrorKind::WriteZero.into());
             }
         }
     }
-    Ok((Head { bytes, given: 0, sent }, sent > 0))
+    let is_h2 = bytes.starts_with(PREFACE);
+    Ok((Head { bytes, given: 0, told }, is_h2))
 }
 
 /// The SETTINGS with which [`h2_server`] begins every connection: what it says to a peer that says nothing.
@@ -489,39 +488,64 @@ mod tests {
         assert_eq!(held(&[&ping[..24], &ping[24..]]).await, (ping.clone(), true));
     }
 
-    #[tokio::test]
-    async fn the_greeting_is_what_hyper_will_send() {
-        let first = greeting().await.unwrap();
-        assert_eq!((first[3], frames::end_of_first(first)), (4, first.len()), "one SETTINGS frame");
+    /// The frames that a client of HTTP/2 hears, kinds and flags: it says some parts, hears so many bytes, and says the rest.
+    async fn frames_heard(parts: &[&[u8]], heard: usize, rest: &[u8]) -> Vec<(u8, u8)> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let empty = [&PREFACE[..], b"\0\0\0\x04\0\0\0\0\0"].concat();
-        // A whole request, and what comes of it: SETTINGS once, and behind them the rest.
-        peer.write_all(&[&empty[..], b"\0\0\x03\x01\x05\0\0\0\x01\x82\x84\x86"].concat()).await.unwrap();
-        let (head, _) = first_bytes(&stream).await.unwrap();
-        let answer = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::whole("hello"))));
-        let socket = TokioIo::new(Socket::Plain(stream, head));
-        let served = tokio::spawn(h2_server().serve_connection(socket, answer));
-        let mut all = Vec::new();
-        let mut part = [0; 1024];
-        while !all.ends_with(b"hello") {
-            let count =
-                tokio::time::timeout(Duration::from_secs(20), peer.read(&mut part)).await.unwrap().unwrap();
-            assert!(count > 0, "{all:?}");
-            all.extend_from_slice(&part[..count]);
-        }
+        let served = tokio::spawn(async move {
+            let (head, is_h2) = first_bytes(&stream).await.unwrap();
+            assert!(is_h2);
+            let answer = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::whole("hello"))));
+            let _ = h2_server().serve_connection(TokioIo::new(Socket::Plain(stream, head)), answer).await;
+        });
+        let mut all = vec![0; heard];
+        let talk = async {
+            for part in parts {
+                peer.write_all(part).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            peer.read_exact(&mut all).await.unwrap();
+            peer.write_all(rest).await.unwrap();
+            let holds = |all: &[u8], what: &[u8]| all.windows(what.len()).any(|part| part == what);
+            let mut part = [0; 1024];
+            while !(holds(&all, b"hello") && holds(&all, frames::ACKNOWLEDGEMENT)) {
+                let count = peer.read(&mut part).await.unwrap();
+                assert!(count > 0, "{all:?}");
+                all.extend_from_slice(&part[..count]);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), talk).await.expect("an answer");
         served.abort();
-        assert!(all.starts_with(first));
-        let mut kinds = Vec::new();
-        let mut rest = &all[..];
+        assert!(all.starts_with(greeting().await.unwrap()));
+        let (mut kinds, mut rest) = (Vec::new(), &all[..]);
         while !rest.is_empty() {
-            kinds.push((rest[3], rest[4] & 1));
+            kinds.push((rest[3], rest[4]));
             rest = &rest[frames::end_of_first(rest)..];
         }
-        let ours = kinds.iter().filter(|kind| **kind == (4, 0)).count();
-        let acknowledged = kinds.iter().filter(|kind| **kind == (4, 1)).count();
-        assert_eq!((ours, acknowledged), (1, 1), "{kinds:?}");
+        kinds
+    }
+
+    #[tokio::test]
+    async fn settings_are_said_and_acknowledged_once_however_slow_a_client_is() {
+        let ours = greeting().await.unwrap().len();
+        assert_eq!(frames::end_of_first(greeting().await.unwrap()), ours, "one frame");
+        let (both, taken) = (ours + frames::ACKNOWLEDGEMENT.len(), frames::ACKNOWLEDGEMENT);
+        let settings: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+        let window: &[u8] = b"\0\0\x04\x08\0\0\0\0\0\0\0\x01\0";
+        let ask: &[u8] = b"\0\0\x03\x01\x05\0\0\0\x01\x82\x84\x86";
+        let cases: [(&[&[u8]], usize, &[&[u8]]); 5] = [
+            (&[], 0, &[PREFACE, settings, ask]),
+            (&[PREFACE], ours, &[settings, ask]),
+            (&[PREFACE, settings], both, &[ask]),
+            (&[&PREFACE[..10], &PREFACE[10..], &settings[..4], &settings[4..]], both, &[ask]),
+            (&[PREFACE, settings, taken, window], both, &[ask]),
+        ];
+        for (at, (parts, heard, rest)) in cases.into_iter().enumerate() {
+            let kinds = frames_heard(parts, heard, &rest.concat()).await;
+            let count = |flags| kinds.iter().filter(|kind| **kind == (4, flags)).count();
+            assert_eq!((count(0), count(1)), (1, 1), "{at}: {kinds:?}");
+        }
     }
 
     #[tokio::test]

@@ -42,6 +42,9 @@ const UPDATES_MAX: u32 = 4096;
 /// Time that a peer has to leave once it was asked to.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// "I have taken your SETTINGS."
+pub(super) const ACKNOWLEDGEMENT: &[u8; HEAD_LEN] = &[0, 0, 0, SETTINGS, ACK, 0, 0, 0, 0];
+
 /// Bytes before a frame's payload (RFC 9113 §4.1).
 pub(super) const HEAD_LEN: usize = 9;
 /// Longest payload that is taken: we announce no other than the least (RFC 9113 §4.2).
@@ -55,6 +58,7 @@ const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// The bounds of a connection.
@@ -93,25 +97,82 @@ pub(super) fn end_of_first(bytes: &[u8]) -> usize {
     bytes.first_chunk().map_or(HEAD_LEN, |head| HEAD_LEN + Frame::of(*head).len as usize)
 }
 
-/// Whether a client that has said `bytes` wants something: a whole head, or any frame that is no beginning. What begins at
-/// `from` and is neither, its SETTINGS and what it says of windows, is passed over.
-pub(super) fn asks(bytes: &[u8], from: &mut usize) -> bool {
-    while let Some(frame) =
-        bytes.get(*from..).and_then(|rest| rest.first_chunk()).map(|head| Frame::of(*head))
-    {
-        let end = *from + HEAD_LEN + frame.len as usize;
-        match frame.kind {
-            _ if frame.len > PAYLOAD_MAX => return true,
-            SETTINGS | WINDOW_UPDATE | PRIORITY | HEADERS | CONTINUATION if end > bytes.len() => {
+/// How far a client has come that has not asked for anything yet.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// Where the first frame begins that was not looked at.
+    from: usize,
+    settings: bool,
+}
+
+impl Opening {
+    pub(super) fn new() -> Self {
+        Self { from: PREFACE.len(), settings: false }
+    }
+
+    /// Whether a client that has said `bytes` wants something: a whole head, or whatever else is not only its SETTINGS, a word
+    /// about windows or half a head. Also what HTTP/2 refuses is something.
+    pub(super) fn asks(&mut self, bytes: &[u8]) -> bool {
+        while let Some(head) = bytes.get(self.from..).and_then(|rest| rest.first_chunk()) {
+            let frame = Frame::of(*head);
+            let end = self.from + HEAD_LEN + frame.len as usize;
+            let first = !self.settings;
+            let waits = match frame.kind {
+                SETTINGS if first => !frame.has(ACK) && frame.stream == 0 && frame.len % 6 == 0,
+                SETTINGS => frame.has(ACK),
+                WINDOW_UPDATE | PRIORITY => !first,
+                HEADERS | CONTINUATION => !first && (!frame.has(END_HEADERS) || end > bytes.len()),
+                _ => false,
+            };
+            if !waits || frame.len > PAYLOAD_MAX {
+                return true;
+            }
+            if end > bytes.len() {
                 return false;
             }
-            SETTINGS | WINDOW_UPDATE | PRIORITY => {}
-            HEADERS | CONTINUATION if !frame.has(END_HEADERS) => {}
-            _ => return true,
+            (self.from, self.settings) = (end, true);
         }
-        *from = end;
+        false
     }
-    false
+
+    /// Whether its SETTINGS are there, which want to be acknowledged.
+    pub(super) fn has_settings(&self) -> bool {
+        self.settings
+    }
+}
+
+/// What a peer was told before HTTP/2 was begun with it, and is not to be told again.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) settings: bool,
+    pub(super) acknowledged: bool,
+    /// Bytes of the frame under way that are still to come, and whether they go to nobody.
+    left: usize,
+    passed_over: bool,
+}
+
+impl Told {
+    /// Whether there may be something to pass over.
+    pub(super) fn is_pending(&self) -> bool {
+        self.settings || self.acknowledged || self.left > 0
+    }
+
+    /// How many of these bytes, which begin a frame or go on with one, are to be treated alike, and whether they are passed over.
+    pub(super) fn next(&mut self, bytes: &[u8]) -> io::Result<(usize, bool)> {
+        if self.left == 0 {
+            let head = bytes.first_chunk().ok_or_else(|| io::Error::other("half the head of a frame"))?;
+            let frame = Frame::of(*head);
+            let told = if frame.has(ACK) { &mut self.acknowledged } else { &mut self.settings };
+            self.passed_over = frame.kind == SETTINGS && std::mem::take(told);
+            self.left = HEAD_LEN + frame.len as usize;
+        }
+        Ok((self.left.min(bytes.len()), self.passed_over))
+    }
+
+    /// So many of them are done with.
+    pub(super) fn done(&mut self, count: usize) {
+        self.left -= count;
+    }
 }
 
 /// Where one direction is.
