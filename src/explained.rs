@@ -1,5 +1,5 @@
-//! What explains a run, read once and kept for whoever asks next: a run never changes, so that nothing here becomes stale.
-//! Which run an epoch has does change, and is looked up by each request before it comes here.
+//! What is told of a run, read once and kept for whoever asks next: a run never changes, so that nothing here becomes stale.
+//! Which run an epoch has and where its delivery stands do change, and are looked up by each request.
 //!
 //! Bounded in bytes; who asked last stays longest. A run that is larger by itself than the bound is read each time.
 
@@ -9,11 +9,18 @@ use crate::refusal::Refusal;
 use crate::why::Kept;
 use rewarder_decode::Lookup;
 use rewarder_model::{Cid, Manifest, Policy, TenantId};
+use rewarder_store::Run;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Most bytes kept: an epoch of ten million rows and a million recipients, with room for small ones beside it.
-const BYTES_MAX: usize = 96 << 20;
+/// What is kept of runs.
+pub trait OfRun {
+    /// Most bytes that all of it may take together.
+    const BYTES_MAX: usize;
+    /// How many this one takes.
+    fn bytes(&self) -> usize;
+}
+
 /// Most bytes that the rows of one run may take to be noted: those of ten million rows of a million actors. Beyond that all
 /// actors' keys are read for each question, four bytes a row.
 pub const ROWS_BYTES_MAX: u64 = 48 << 20;
@@ -34,9 +41,33 @@ pub struct Explained {
     pub rows: Lookup<SharedSource>,
 }
 
-impl Explained {
+impl OfRun for Explained {
+    /// An epoch of ten million rows and a million recipients, with room for small ones beside it.
+    const BYTES_MAX: usize = 96 << 20;
+
     fn bytes(&self) -> usize {
         self.text.len() + self.tree.bytes() + self.rows.bytes()
+    }
+}
+
+/// What stands in the answer for a run and never changes: all but where its delivery stands.
+pub struct Signed {
+    /// The run, open.
+    pub run: Run,
+    /// The answer up to the delivery.
+    pub before: Vec<u8>,
+    /// The answer after the delivery.
+    pub after: Vec<u8>,
+    /// The hash of both.
+    pub hash: Cid,
+}
+
+impl OfRun for Signed {
+    /// Some hundred runs: one takes two kilobytes, with a signature of ML-DSA-65 seven.
+    const BYTES_MAX: usize = 1 << 20;
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.before.len() + self.after.len()
     }
 }
 
@@ -44,10 +75,9 @@ impl Explained {
 type Key = (TenantId, Cid);
 
 /// The runs that were asked for last.
-#[derive(Default)]
-pub struct Runs {
+pub struct Runs<T> {
     /// The last one at the end.
-    kept: Mutex<VecDeque<(Key, Arc<Explained>)>>,
+    kept: Mutex<VecDeque<(Key, Arc<T>)>>,
     /// Held while a run is read: of many who ask for the same one, one reads it, and there is memory for one more than are kept.
     reading: Mutex<()>,
 }
@@ -56,7 +86,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Runs {
+impl<T> Default for Runs<T> {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), reading: Mutex::default() }
+    }
+}
+
+impl<T: OfRun> Runs<T> {
     /// The run, kept or read now. It blocks.
     ///
     /// # Errors
@@ -65,8 +101,8 @@ impl Runs {
         &self,
         tenant: &TenantId,
         run_key: &Cid,
-        read: impl FnOnce() -> Result<Explained, Refusal>,
-    ) -> Result<Arc<Explained>, Refusal> {
+        read: impl FnOnce() -> Result<T, Refusal>,
+    ) -> Result<Arc<T>, Refusal> {
         let key = (tenant.clone(), *run_key);
         if let Some(explained) = self.kept(&key) {
             return Ok(explained);
@@ -75,23 +111,24 @@ impl Runs {
         if let Some(explained) = self.kept(&key) {
             return Ok(explained);
         }
-        let explained = Arc::new(read()?);
-        if explained.bytes() <= BYTES_MAX {
+        let read = Arc::new(read()?);
+        if read.bytes() <= T::BYTES_MAX {
             let mut kept = lock(&self.kept);
-            kept.push_back((key, explained.clone()));
-            while kept.iter().map(|(_, run)| run.bytes()).sum::<usize>() > BYTES_MAX {
+            kept.push_back((key, read.clone()));
+            while kept.iter().map(|(_, run)| run.bytes()).sum::<usize>() > T::BYTES_MAX {
                 kept.pop_front();
             }
         }
-        Ok(explained)
+        Ok(read)
     }
 
-    fn kept(&self, key: &Key) -> Option<Arc<Explained>> {
+    fn kept(&self, key: &Key) -> Option<Arc<T>> {
         let mut kept = lock(&self.kept);
-        let at = kept.iter().position(|(other, _)| other == key)?;
+        // Who asked last is most likely to ask next, and the hash settles it without the name.
+        let at = kept.iter().rposition(|((tenant, run), _)| *run == key.1 && *tenant == key.0)?;
         let found = kept.remove(at)?;
-        let explained = found.1.clone();
+        let read = found.1.clone();
         kept.push_back(found);
-        Some(explained)
+        Some(read)
     }
 }

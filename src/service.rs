@@ -2,6 +2,7 @@
 
 use crate::bus::{Bus, Event};
 use crate::config::{self, ConfigArgs, ConfigError, Environment, Settings, Stages};
+use crate::explained::{Explained, Runs, Signed};
 use crate::health::Health;
 use crate::late::{Late, LateKey};
 use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
@@ -78,7 +79,8 @@ pub struct Service {
     /// It takes no new jobs.
     draining: AtomicBool,
     latency: Histogram,
-    explained: crate::explained::Runs,
+    explained: Runs<Explained>,
+    signed: Runs<Signed>,
 }
 
 type FlightKey = (TenantId, Cid, bool);
@@ -339,7 +341,8 @@ impl Service {
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             latency: histogram!(COMPUTE_LATENCY),
-            explained: crate::explained::Runs::default(),
+            explained: Runs::default(),
+            signed: Runs::default(),
             settings: ArcSwap::from_pointee(settings),
             origin,
             engine,
@@ -397,8 +400,13 @@ impl Service {
     }
 
     /// Runs that were explained lately.
-    pub fn explained(&self) -> &crate::explained::Runs {
+    pub fn explained(&self) -> &Runs<Explained> {
         &self.explained
+    }
+
+    /// Runs whose manifest and attestation were told lately.
+    pub fn signed(&self) -> &Runs<Signed> {
+        &self.signed
     }
 
     /// The stages' knobs and dials.

@@ -1,6 +1,7 @@
 //! `GET /rewarder/epochs/{epoch_id}` and `GET /rewarder/policy/{policy_id}`: what a run left behind, as it was stored.
 
 use super::{Body, Context, Result, bytes_response, decoded, json};
+use crate::explained::Signed;
 use crate::pipeline::{blocking, part};
 use crate::refusal::Refusal;
 use crate::service::{JobState, Service};
@@ -9,7 +10,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rewarder_admit::Scope;
 use rewarder_model::{Cid, EpochId, PolicyId, Reason, TenantId};
-use rewarder_store::{Kind, MANIFEST, Object, Run};
+use rewarder_store::{EpochRun, Kind, MANIFEST, Object, Run};
 use std::io;
 use std::sync::Arc;
 
@@ -80,40 +81,45 @@ pub fn with_etag(
     Ok(response)
 }
 
-/// Manifest, attestation and delivery. The manifest stands there as its canonical bytes.
+/// Reads what of a run's answer never changes. The manifest stands there as its canonical bytes.
+fn signed(run: Run) -> Result<Signed> {
+    let (manifest, attestation) = (small_part(&run, MANIFEST)?, small_part(&run, part::ATTESTATION)?);
+    let commitment = Cid::of(&manifest).to_string();
+    let before = [
+        br#"{"attestation":"#,
+        &attestation[..],
+        br#","commitment":""#,
+        commitment.as_bytes(),
+        br#"","delivery":"#,
+    ]
+    .concat();
+    let after = [br#","manifest":"#, &manifest[..], b"}"].concat();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&before).update(&after);
+    Ok(Signed { run, before, after, hash: hasher.finalize().into() })
+}
+
+/// Manifest, attestation and delivery.
 pub async fn epoch(context: Context, epoch: &str) -> Result<Response<Body>> {
     let (pass, epoch) = context.pass_for_epoch(Scope::Inspect, epoch).await?;
     let (service, tenant) = (context.service.clone(), pass.tenant().clone());
     let (it, key) = (service.clone(), (tenant.clone(), epoch.clone()));
-    let body = blocking(move || {
-        let Some(run) = stored_run(&it, &key.0, &key.1)? else { return Ok(None) };
-        let (manifest, attestation) = (small_part(&run, MANIFEST)?, small_part(&run, part::ATTESTATION)?);
-        let delivery = run.delivery()?.unwrap_or_else(|| b"null".to_vec());
-        let commitment = format!("\"{}\"", Cid::of(&manifest));
-        let members: [(&str, &[u8]); 4] = [
-            ("attestation", &attestation),
-            ("commitment", commitment.as_bytes()),
-            ("delivery", &delivery),
-            ("manifest", &manifest),
-        ];
-        let mut body = Vec::from(b"{");
-        for (at, (name, value)) in members.into_iter().enumerate() {
-            body.extend_from_slice(if at == 0 { b"\"" } else { b",\"" });
-            body.extend_from_slice(name.as_bytes());
-            body.extend_from_slice(b"\":");
-            body.extend_from_slice(value);
-        }
-        body.push(b'}');
-        Ok(Some(body))
+    let found = blocking(move || {
+        let store = it.store()?;
+        let Some(EpochRun { run_key, .. }) = store.epoch_run(&key.0, &key.1)? else { return Ok(None) };
+        let signed = it.signed().get(&key.0, &run_key, || match store.run(&key.0, &run_key)? {
+            Some(run) => signed(run),
+            None => Err(Refusal::new(Reason::EpochNotFound, "the epoch's run is not stored any more")),
+        })?;
+        let delivery = signed.run.delivery()?.unwrap_or_else(|| b"null".to_vec());
+        Ok(Some((signed, delivery)))
     })
     .await?;
-    match body {
-        Some(body) => {
-            let etag = Cid::of(&body).hex();
-            with_etag(&context.request, &etag, || Ok(bytes_response("application/json", body)))
-        }
-        None => no_run(&service, &tenant, &epoch),
-    }
+    let Some((signed, delivery)) = found else { return no_run(&service, &tenant, &epoch) };
+    let etag = Cid::of(&[signed.hash.as_bytes(), &delivery[..]].concat()).hex();
+    with_etag(&context.request, &etag, || {
+        Ok(bytes_response("application/json", [&signed.before[..], &delivery, &signed.after].concat()))
+    })
 }
 
 /// A stored policy document, byte for byte.
