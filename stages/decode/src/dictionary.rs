@@ -370,6 +370,13 @@ impl rewarder_model::Names for Dictionary {
         self.value(index)
     }
 
+    #[inline]
+    fn place(&self, index: usize) -> (&[u8], usize, usize) {
+        let values = self.values();
+        let (start, end) = values.bounds(index);
+        (values.text, start, end)
+    }
+
     fn order(&self) -> Option<&[u32]> {
         self.order()
     }

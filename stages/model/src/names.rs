@@ -13,6 +13,14 @@ pub trait Names: Sync {
     /// The name with this index.
     fn name(&self, index: usize) -> &[u8];
 
+    /// The name as a part of a longer text, and where it begins and ends there: a few bytes of any number are copied faster
+    /// than a few bytes of just that number, if there are bytes behind them.
+    #[inline]
+    fn place(&self, index: usize) -> (&[u8], usize, usize) {
+        let name = self.name(index);
+        (name, 0, name.len())
+    }
+
     /// Indices in ascending byte order of the names, a permutation of `0..len`; `None` when they stand in that order.
     fn order(&self) -> Option<&[u32]>;
 }

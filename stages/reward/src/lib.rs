@@ -17,6 +17,7 @@
 
 mod cap;
 pub mod check;
+mod decimal;
 mod derive;
 mod plant;
 pub mod rounding;

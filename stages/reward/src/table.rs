@@ -1,5 +1,6 @@
 //! The canonical allocations: `actor TAB payout LF`, actors in ascending byte order, zero payouts left out (contract §5).
 
+use crate::decimal;
 use crate::derive::{Derivation, Payer};
 use crate::score::Scores;
 use rayon::prelude::*;
@@ -22,8 +23,10 @@ pub struct Table {
     pub largest: u128,
 }
 
-/// Name, tab, payout, line feed.
-const LINE_BYTES_MAX: usize = rewarder_model::name::ACTOR_BYTES_MAX + 41;
+/// Name, tab, payout, line feed, and room for what is written beyond an end and overwritten by what comes next.
+const LINE_BYTES_MAX: usize = rewarder_model::name::ACTOR_BYTES_MAX + 41 + NAME_BYTES;
+/// Bytes that are copied of a name that has no more; most names have not.
+const NAME_BYTES: usize = 32;
 /// Text is written into blocks of this size: in huge pages, which cost a fraction of small ones to touch first.
 const BLOCK_BYTES: usize = 2 << 20;
 
@@ -64,44 +67,32 @@ impl Written {
         })
     }
 
-    fn line(&mut self, lines: usize, name: &[u8], payout: u128, digits: &mut itoa::Buffer) {
-        let piece = self.room(lines);
-        let (block, len) = (&mut piece.block[..], &mut piece.len);
-        put(block, len, name);
-        block[*len] = b'\t';
-        *len += 1;
-        // Most payouts fit in 64 bits, which are printed several times as fast.
-        match u64::try_from(payout) {
-            Ok(payout) => put(block, len, digits.format(payout).as_bytes()),
-            Err(_) => put(block, len, digits.format(payout).as_bytes()),
-        }
-        block[*len] = b'\n';
-        *len += 1;
-    }
-}
-
-/// Copies some bytes to where a text ends. Most are few: two copies of a fixed size, which overlap, take a fraction of the
-/// time of a call that has to find out how many there are.
-#[inline]
-fn put(text: &mut [u8], len: &mut usize, bytes: &[u8]) {
+    /// One more line; the name is `text[start..end]`.
     #[inline]
-    fn ends<const N: usize>(to: &mut [u8], bytes: &[u8]) -> Option<()> {
-        let (first, last) = (bytes.first_chunk::<N>()?, bytes.last_chunk::<N>()?);
-        *to.first_chunk_mut()? = *first;
-        *to.last_chunk_mut()? = *last;
-        Some(())
-    }
-    let to = &mut text[*len..][..bytes.len()];
-    *len += bytes.len();
-    let done = match bytes.len() {
-        16..=32 => ends::<16>(to, bytes),
-        8..=15 => ends::<8>(to, bytes),
-        4..=7 => ends::<4>(to, bytes),
-        2..=3 => ends::<2>(to, bytes),
-        _ => None,
-    };
-    if done.is_none() {
-        to.copy_from_slice(bytes);
+    fn line(&mut self, lines: usize, (text, start, end): (&[u8], usize, usize), payout: u128) {
+        let piece = self.room(lines);
+        let line = &mut piece.block[piece.len..][..LINE_BYTES_MAX];
+        let mut len = end - start;
+        match text[start..].first_chunk::<NAME_BYTES>() {
+            Some(longer) if len <= NAME_BYTES => line[..NAME_BYTES].copy_from_slice(longer),
+            _ => line[..len].copy_from_slice(&text[start..end]),
+        }
+        line[len] = b'\t';
+        len += 1;
+        match decimal::short(payout) {
+            Some((digits, count)) => {
+                line[len..][..digits.len()].copy_from_slice(&digits);
+                len += count;
+            }
+            None => {
+                let mut digits = itoa::Buffer::new();
+                let digits = digits.format(payout).as_bytes();
+                line[len..][..digits.len()].copy_from_slice(digits);
+                len += digits.len();
+            }
+        }
+        line[len] = b'\n';
+        piece.len += len + 1;
     }
 }
 
@@ -119,7 +110,6 @@ impl Table {
         let parts: Vec<Written> = scores
             .tasks()
             .fold(Written::default, |mut part, range| {
-                let mut digits = itoa::Buffer::new();
                 let start = range.start;
                 scores.each_from(range, payer.dust_below(), |rank, score| {
                     let steps = payer.steps(score, rank);
@@ -127,7 +117,7 @@ impl Table {
                     if steps.payout > 0 {
                         let payout = crate::plant::payout(steps.payout, rank);
                         let index = order.map_or(rank, |order| order[rank] as usize);
-                        part.line(scores.len() - start, names.name(index), payout, &mut digits);
+                        part.line(scores.len() - start, names.place(index), payout);
                         part.recipients += 1;
                         part.paid += steps.payout;
                         part.largest = part.largest.max(steps.payout);
@@ -259,16 +249,23 @@ mod tests {
     }
 
     #[test]
-    fn every_length_is_put() {
-        let bytes: Vec<u8> = (0..=255).collect();
-        let mut text = vec![0; 300];
-        for n in 0..=bytes.len() {
-            let mut len = 17;
-            text.fill(0);
-            put(&mut text, &mut len, &bytes[..n]);
-            assert_eq!((len, &text[17..len]), (17 + n, &bytes[..n]));
-            assert!(text[..17].iter().chain(&text[len..]).all(|byte| *byte == 0), "{n}");
+    fn lines_of_every_length_stand_one_behind_the_other() {
+        let text: Vec<u8> = (0..400).map(|at| b'a' + (at % 26) as u8).collect();
+        let payouts = (0..39).map(|digits| 10u128.pow(digits));
+        let places: Vec<_> = (1..=rewarder_model::name::ACTOR_BYTES_MAX)
+            // Somewhere in the text, and where it ends.
+            .flat_map(|len| [(len, 2 * len), (text.len() - len, text.len())])
+            .filter(|(_, end)| *end <= text.len())
+            .zip(payouts.cycle())
+            .collect();
+        let (mut written, mut plain) = (Written::default(), Vec::new());
+        for ((start, end), payout) in &places {
+            written.line(places.len(), (&text, *start, *end), *payout);
+            plain.extend_from_slice(&text[*start..*end]);
+            plain.extend_from_slice(format!("\t{payout}\n").as_bytes());
         }
+        let pieces: Vec<_> = written.full.iter().chain(&written.piece).map(Piece::text).collect();
+        assert!(pieces.concat() == plain);
     }
 
     proptest! {
