@@ -1,16 +1,47 @@
 //! The floor under every epoch: reading a file once through BLAKE3, as decode reads it. `floor FILE [THREADS]` prints
 //! milliseconds; the process itself is what `testing/real/figures` times. `floor --touch BYTES` takes as much fresh memory instead,
-//! as the kernel takes its own, and writes to each page: what the system asks for that before anything is computed.
+//! as the kernel takes its own, and writes to each page: what the system asks for that before anything is computed. `floor
+//! --additions ACTORS` adds to so many sums in no order, nothing checked, decoded or hashed, and prints nanoseconds a row: the least
+//! that rows cost where sums do not fit into a core's own cache, which is as many misses under way as the core can have.
 
 use rewarder_decode::{FileSource, Progress, hash};
-use rewarder_model::memory::Block;
+use rewarder_model::memory::{Block, prefetch};
 use std::fs::File;
 use std::time::Instant;
+
+/// Rows that are added again and again: their keys take four megabytes, read in order.
+const ROWS: usize = 1 << 20;
+
+/// Nanoseconds a row of the fastest of some rounds, at the distance of prefetching that is fastest here.
+fn additions(actors: usize) -> f64 {
+    let mut seed = 1u64;
+    let mut draw = || {
+        // Steele, Lea and Flood, SplitMix64 (OOPSLA 2014).
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let rows: Vec<(u32, u32)> = (0..ROWS).map(|_| ((draw() % actors as u64) as u32, draw() as u32)).collect();
+    let mut sums = Block::<u64>::zeroed(actors);
+    let mut round = |ahead: usize| {
+        let begun = Instant::now();
+        for (at, (actor, units)) in rows.iter().enumerate() {
+            prefetch(&sums, rows[(at + ahead) % ROWS].0 as usize);
+            let sum = &mut sums[*actor as usize];
+            *sum = sum.wrapping_add(u64::from(*units));
+        }
+        std::hint::black_box(&sums);
+        begun.elapsed().as_secs_f64() * 1e9 / ROWS as f64
+    };
+    let distances = [0, 16, 48, 96, 192, 384];
+    distances.iter().flat_map(|ahead| [*ahead; 8]).map(&mut round).fold(f64::INFINITY, f64::min)
+}
 
 fn main() {
     let mut args = std::env::args().skip(1);
     let Some(file) = args.next() else {
-        eprintln!("usage: floor FILE [THREADS] | floor --touch BYTES");
+        eprintln!("usage: floor FILE [THREADS] | floor --touch BYTES | floor --additions ACTORS");
         std::process::exit(64);
     };
     if file == "--touch" {
@@ -19,6 +50,11 @@ fn main() {
         let mut block = Block::<u8>::scratch(bytes);
         block.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
         println!("{:.2} ms {}", begun.elapsed().as_secs_f64() * 1e3, std::hint::black_box(&block).len());
+        return;
+    }
+    if file == "--additions" {
+        let actors = args.next().and_then(|n| n.parse().ok()).filter(|actors| *actors > 0);
+        println!("{:.2} ns a row", additions(actors.expect("--additions takes a number of actors")));
         return;
     }
     let threads = args.next().and_then(|n| n.parse().ok()).unwrap_or(0);

@@ -118,7 +118,7 @@ impl Opening {
             let end = self.from + HEAD_LEN + frame.len as usize;
             let first = !self.settings;
             let waits = match frame.kind {
-                SETTINGS if first => !frame.has(ACK) && frame.stream == 0 && frame.len % 6 == 0,
+                SETTINGS if first => !frame.has(ACK) && frame.stream == 0 && frame.len.is_multiple_of(6),
                 SETTINGS => frame.has(ACK),
                 WINDOW_UPDATE | PRIORITY => !first,
                 HEADERS | CONTINUATION => !first && (!frame.has(END_HEADERS) || end > bytes.len()),
