@@ -468,8 +468,13 @@ fn load_with(
         .clone()
         .or_else(|| environment.get("RON_CONFIG").filter(|p| !p.is_empty()).map(PathBuf::from));
     let text = match &path {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|e| ConfigError(format!("the settings file {} cannot be read: {e}", path.display())))?,
+        Some(path) => std::fs::read_to_string(path).map_err(|e| {
+            let named = if args.config.is_some() { "--config" } else { "RON_CONFIG" };
+            let path = path.display();
+            ConfigError(format!(
+                "{named} = {path}: the settings file cannot be read: {e}; name one that can, or none"
+            ))
+        })?,
         None => String::new(),
     };
     layers(args.profile, environment, &text, path.as_deref(), defaults)
@@ -479,7 +484,7 @@ fn load_with(
 struct File {
     profile: Option<String>,
     #[serde(default)]
-    stages: BTreeMap<String, StageOverride>,
+    stages: BTreeMap<String, toml::Table>,
     #[serde(default)]
     tenants: BTreeMap<String, toml::Table>,
     #[serde(flatten)]
@@ -528,7 +533,7 @@ fn layers(
         }
     }
     settings.stages = Stages::default_for(&settings.concurrency_compute_workers, &settings.work_queue_max);
-    for (name, over) in &file.stages {
+    for (name, table) in &file.stages {
         let stage = settings.stages.get_mut(name).ok_or_else(|| {
             ConfigError(format!(
                 "[stages.{name}] ({from}) names no stage: it has to be one of {}",
@@ -536,13 +541,36 @@ fn layers(
             ))
         })?;
         *stage = stage
-            .with(over)
+            .with(&stage_override(name, table, &from)?)
             .map_err(|e| ConfigError(format!("[stages.{name}] ({from}) cannot be used: {e}")))?;
     }
     let named = file.tenants.iter().map(|(name, table)| TenantTerms::read(name, table, &from));
     settings.tenants = Arc::new(named.collect::<Result<_, _>>()?);
     settings.consistent()?;
     Ok(settings)
+}
+
+/// The table of one stage.
+fn stage_override(stage: &str, table: &toml::Table, from: &str) -> Result<StageOverride, ConfigError> {
+    let mut over = StageOverride::default();
+    for (key, value) in table {
+        let size = match key.as_str() {
+            "width" => &mut over.width,
+            "queue" => &mut over.queue,
+            _ => {
+                return Err(ConfigError(format!(
+                    "[stages.{stage}] {key} ({from}) is not known: a stage has width and queue"
+                )));
+            }
+        };
+        let number = value.as_integer().and_then(|number| usize::try_from(number).ok());
+        *size = Some(number.ok_or_else(|| {
+            ConfigError(format!(
+                "[stages.{stage}] {key} = {value} ({from}) cannot be used: it has to be a whole number from 1 on"
+            ))
+        })?);
+    }
+    Ok(over)
 }
 
 impl Settings {
@@ -623,8 +651,16 @@ mod tests {
             error,
             "ledger_deadline_ms = \"-1\" (environment LEDGER_DEADLINE_MS) cannot be used: it has to be a number of milliseconds from 1 to 86400000"
         );
-        assert!(check("[stages.emit]\nwidth = 0", &[]).is_err());
-        assert!(check("[stages.emit]\nwodth = 1", &[]).is_err());
+        for (line, what) in [
+            ("width = 0", "cannot be used: width = 0: must be 1 to 4096"),
+            ("width = -1", "width = -1 (f.toml) cannot be used: it has to be a whole number from 1 on"),
+            ("queue = '2'", "queue = \"2\" (f.toml) cannot be used: it has to be a whole number from 1 on"),
+            ("queue = 1.5", "queue = 1.5 (f.toml) cannot be used: it has to be a whole number from 1 on"),
+            ("wodth = 1", "wodth (f.toml) is not known: a stage has width and queue"),
+        ] {
+            let error = check(&format!("[stages.emit]\n{line}"), &[]).unwrap_err();
+            assert!(error.starts_with("[stages.emit]") && error.contains(what), "{error}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::why::Kept;
 use bytes::Bytes;
 use rewarder_admit::check::Pass;
 use rewarder_decode::{Dictionary, Progress, Source};
+use rewarder_emit::metrics::LEDGER_INTENTS_TOTAL;
 use rewarder_emit::{AttestKey, Deliverer, Handover, HandoverError, Outcome as Emitted, is_settled};
 use rewarder_flow::{Door, Lane, Pipeline, Pool, Step};
 use rewarder_model::world::Clock;
@@ -655,6 +656,7 @@ impl Engine {
         let (mut ledger, mut quarantine, mut volatile) = (LedgerResult::None, false, false);
         let emits = !request.dry_run && manifest.status == Status::Ok;
         if emits && settled {
+            metrics::counter!(LEDGER_INTENTS_TOTAL, "result" => "dup").increment(1);
             ledger = LedgerResult::Dup;
         } else if emits && self.deliverer.is_some() {
             let delivered = self.deliver(&manifest, commitment).await?;

@@ -11,15 +11,16 @@ use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL};
 use crate::verifier::CapVerifier;
 use crate::world::{Runtime, SystemClock, SystemEntropy};
 use arc_swap::ArcSwap;
-use metrics::{Histogram, counter, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 use rewarder_admit::check::Pass;
 use rewarder_admit::limiter::COST_BYTES;
 use rewarder_admit::single_flight::Follow;
 use rewarder_admit::{Checker, Departures, Inflight, Inside, Limiter, Limits, SingleFlight, Standing, Wish};
+use rewarder_emit::metrics::LEDGER_INTENTS_TOTAL;
 use rewarder_emit::{
-    AttestKey, Audit, BreakerConfig, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger, HealthConfig,
-    HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, PostgresLedger, QuarantineConfig, ReemitConfig,
-    Spool, Surroundings,
+    AttestKey, Audit, BreakerConfig, DbError, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger,
+    HealthConfig, HttpLedger, Latch, Ledger, LedgerUrl, Mode, Notice, PostgresLedger, QuarantineConfig,
+    ReemitConfig, Spool, Surroundings,
 };
 use rewarder_flow::{Controls, Envelope, Pipeline, Pool, PushError, Unanswered, ticket};
 use rewarder_model::world::disk::{Disk, RealDisk};
@@ -52,6 +53,15 @@ fn failed(what: &str) -> impl Fn(&dyn std::fmt::Display) -> StartError + '_ {
     move |e| StartError(format!("{what}: {e}"))
 }
 
+fn unusable<'a>(dir: &'a Path, what: &'a str) -> impl Fn(&dyn std::fmt::Display) -> StartError + 'a {
+    let dir = dir.display();
+    move |e| {
+        StartError(format!(
+            "state_dir = {dir} cannot be used: {what}: {e}; name a directory that may be made and written"
+        ))
+    }
+}
+
 /// Everything that requests share.
 pub struct Service {
     settings: ArcSwap<Settings>,
@@ -79,6 +89,8 @@ pub struct Service {
     /// It takes no new jobs.
     draining: AtomicBool,
     latency: Histogram,
+    /// Settled runs that were asked for again, which the ledger is not bothered with.
+    dup: Counter,
     explained: Runs<Explained>,
     signed: Runs<Signed>,
 }
@@ -158,11 +170,13 @@ pub async fn ledger(
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Ledger>, StartError> {
     Ok(match url {
-        LedgerUrl::Embedded => Arc::new(
-            EmbeddedLedger::open(state_dir, &**clock)
-                .await
-                .map_err(|e| failed("the embedded ledger cannot be opened")(&e))?,
-        ),
+        LedgerUrl::Embedded => {
+            let what = "the embedded ledger cannot be opened";
+            Arc::new(EmbeddedLedger::open(state_dir, &**clock).await.map_err(|e| match (&e, state_dir) {
+                (DbError::Failed { .. }, Some(dir)) => unusable(dir, what)(&e),
+                _ => failed(what)(&e),
+            })?)
+        }
         LedgerUrl::Http(base) => Arc::new(HttpLedger::new(base).with_clock(clock.clone())),
         LedgerUrl::Postgres(url) => Arc::new(PostgresLedger::new(url.config())),
     })
@@ -175,7 +189,10 @@ pub async fn ledger(
 pub fn store(settings: &Settings) -> Result<Store, StartError> {
     let dir = state_dir(settings).map(|dir| dir.join("store"));
     let store = StoreConfig { dir, store_bytes_max: settings.store_max_bytes };
-    Store::open(&store).map_err(|e| failed("the sealed store cannot be opened")(&e))
+    Store::open(&store).map_err(|e| match state_dir(settings) {
+        Some(dir) => unusable(dir, "the sealed store cannot be opened")(&e),
+        None => failed("the sealed store cannot be opened")(&e),
+    })
 }
 
 /// When a brownout begins and ends, from settings.
@@ -199,8 +216,7 @@ fn breaker(settings: &Settings) -> BreakerConfig {
 /// When the directory cannot be made.
 pub fn disk(settings: &Settings) -> Result<Option<Arc<dyn Disk>>, StartError> {
     let Some(dir) = state_dir(settings) else { return Ok(None) };
-    let disk = RealDisk::new(dir)
-        .map_err(|e| failed(&format!("the state directory {} cannot be made", dir.display()))(&e))?;
+    let disk = RealDisk::new(dir).map_err(|e| unusable(dir, "it cannot be made")(&e))?;
     Ok(Some(Arc::new(disk)))
 }
 
@@ -341,6 +357,7 @@ impl Service {
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             latency: histogram!(COMPUTE_LATENCY),
+            dup: counter!(LEDGER_INTENTS_TOTAL, "result" => "dup"),
             explained: Runs::default(),
             signed: Runs::default(),
             settings: ArcSwap::from_pointee(settings),
@@ -485,6 +502,9 @@ impl Service {
             return Ok(None);
         }
         ask.pass.pool(done.manifest.totals.pool_minor_units)?;
+        if done.ledger == LedgerResult::Dup {
+            self.dup.increment(1);
+        }
         Ok(Some(done.clone()))
     }
 

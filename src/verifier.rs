@@ -24,8 +24,11 @@ pub enum CapVerifier {
 }
 
 fn keyring(settings: &Settings) -> Result<Keyring, ConfigError> {
-    let keyring =
-        Keyring::load(&settings.cap_keys_file).map_err(|e| ConfigError(format!("cap_keys_file: {e}")))?;
+    let path = &settings.cap_keys_file;
+    let keyring = Keyring::load(path).map_err(|e| {
+        let made = format!("; `ronctl cap keygen --keys {}` makes it", path.display());
+        ConfigError(format!("cap_keys_file: {e}{}", if path.exists() { "" } else { &made }))
+    })?;
     // Ids and ends, which are no secrets.
     let keys: Vec<String> = keyring
         .state()

@@ -108,17 +108,19 @@ pub async fn table(context: Context, epoch: &str) -> Result<Response<Body>> {
     let Some((run_key, object)) = found else { return no_run(&service, &tenant, &epoch) };
     // A run key determines the bytes of each representation.
     let etag = Cid::of(format!("{run_key}|{media_type}").as_bytes()).hex();
-    with_etag(&context.request, &etag, || {
+    let mut response = with_etag(&context.request, &etag, || {
         let len = object.len();
         let mut response = Response::new(in_form(object, form)?);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-        headers.insert(VARY, HeaderValue::from_static("accept"));
         if form.is_none() {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
         }
         Ok(response)
-    })
+    })?;
+    // Also where the caller has it already (RFC 9110 §15.4.5).
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
 }
 
 /// A table in the form that was asked for.

@@ -11,6 +11,7 @@
 use super::Body;
 use super::closed::{Verdict, Why};
 use super::frames::{self, Frames, Opening, PREFACE, Told};
+use super::garbled::{Answer, Garbled, Talk};
 use super::places::{Impatient, Place};
 use super::tls::Tls;
 use crate::config::Settings;
@@ -355,10 +356,12 @@ where
     let rate_min = settings.transfer_rate_min_bytes;
     let verdict = Verdict::default();
     let farewell = Arc::new(Notify::new());
+    let talk = (!is_h2).then(Talk::default);
     let handler = {
-        let (place, farewell) = (place.clone(), farewell.clone());
+        let (place, farewell, talk) = (place.clone(), farewell.clone(), talk.clone());
         service_fn(move |mut request: Request<Incoming>| {
             place.prove();
+            let answering = talk.as_ref().map(Talk::begin);
             if let Some(cert) = cert {
                 request.extensions_mut().insert(cert);
             }
@@ -372,7 +375,7 @@ where
                 } else if !is_h2 && LEAVES_A_BODY.contains(&response.status()) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| Answer::new(body, answering)))
             }
         })
     };
@@ -386,6 +389,7 @@ where
         let stream = Impatient::new(TokioIo::new(stream), write_timeout).paced(rate_min, verdict.clone());
         until.drive(Box::pin(h2_server().serve_connection(stream, handler))).await
     } else {
+        let socket = Garbled::new(socket, talk.unwrap_or_default());
         let stream = Impatient::new(TokioIo::new(socket), write_timeout).paced(rate_min, verdict.clone());
         let mut builder = http1::Builder::new();
         builder

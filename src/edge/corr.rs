@@ -25,7 +25,7 @@ impl CorrId {
 
     /// One that no other request has: a count, scattered from a start that differs from process to process. It is no secret,
     /// so that it need not cost a draw from the system's randomness for each request.
-    fn fresh() -> Self {
+    pub fn fresh() -> Self {
         static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
             let mut start = [0; 8];
             crate::world::SystemEntropy.fill(&mut start);

@@ -15,6 +15,7 @@ pub mod contract;
 mod corr;
 mod epochs;
 mod frames;
+mod garbled;
 #[doc(hidden)]
 pub mod hostile;
 mod outgoing;
@@ -91,6 +92,7 @@ pub fn answer(service: Arc<Service>, request: Request<Incoming>) -> BoxFuture<'s
 async fn answered(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
     let corr_id = CorrId::of(&request);
     let leaving = service.is_leaving();
+    let is_head = request.method() == Method::HEAD;
     let standing = Arc::default();
     let context = Context {
         service,
@@ -110,7 +112,7 @@ async fn answered(service: Arc<Service>, request: Request<Incoming>) -> Response
     if let Some(standing) = standing.get() {
         rate::tell(response.headers_mut(), standing);
     }
-    response
+    if is_head { outgoing::without_body(response) } else { response }
 }
 
 /// Refuses a request whose host two readers could read in two ways (RFC 9112 §3.2): a proxy before us may have let it in

@@ -2,9 +2,11 @@
 //! that two boxes and their virtual calls would show; a stream keeps its box.
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
@@ -30,6 +32,17 @@ impl Body {
     ) -> Self {
         Self::Stream(BodyExt::boxed(body))
     }
+}
+
+/// The answer to a HEAD: the head of what a GET would be answered, its length included (RFC 9110 §9.3.2). hyper leaves the body
+/// out in HTTP/1 and sends it in HTTP/2.
+pub fn without_body(mut response: Response<Body>) -> Response<Body> {
+    if let Some(len) = response.body().size_hint().exact()
+        && response.status() != StatusCode::NOT_MODIFIED
+    {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from(len));
+    }
+    response.map(|_| Body::whole(""))
 }
 
 impl hyper::body::Body for Body {

@@ -55,8 +55,13 @@ impl<'a> Problem<'a> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The response; counts as a refusal.
-    pub fn response(&self) -> Response<Body> {
+    /// The same with a status of HTTP's own, where HTTP has a closer one than the contract.
+    pub fn with_status(self, status: StatusCode) -> Self {
+        Self { status: status.as_u16(), ..self }
+    }
+
+    /// Counts it as a refusal, and logs it.
+    pub fn count(&self) {
         metrics::counter!(REJECTED_TOTAL, "reason" => self.reason).increment(1);
         tracing::info!(
             corr_id = self.corr_id,
@@ -65,6 +70,11 @@ impl<'a> Problem<'a> {
             detail = self.detail,
             "refused"
         );
+    }
+
+    /// The response; counts as a refusal.
+    pub fn response(&self) -> Response<Body> {
+        self.count();
         let mut response = Response::new(full(self.to_json()));
         *response.status_mut() =
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

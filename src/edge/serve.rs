@@ -38,18 +38,41 @@ pub struct Bound {
     http: TcpListener,
     metrics: TcpListener,
     tls: Option<Arc<Tls>>,
+    signals: Signals,
     /// Where the service listens.
     pub http_addr: SocketAddr,
     /// Where the operators' port is.
     pub metrics_addr: SocketAddr,
 }
 
+/// What the service is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, StartError> {
+        let listen =
+            |kind| signal(kind).map_err(|e| StartError(format!("signals cannot be listened for: {e}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+            user: listen(SignalKind::user_defined1())?,
+        })
+    }
+}
+
 impl Bound {
-    /// Binds both, and reads the certificates.
+    /// Binds both, and reads the certificates. From here on signals are heard: whoever can connect can also be told of an end.
     ///
     /// # Errors
-    /// Which address cannot be had, or which file cannot be used.
+    /// Which address cannot be had, which file cannot be used, or that signals cannot be listened for.
     pub async fn bind(settings: &Settings) -> Result<Self, StartError> {
+        let signals = Signals::listen()?;
         let tls = Tls::open(settings)?.map(Arc::new);
         let bind = async |name: &str, addr: SocketAddr| {
             let failed = |e| {
@@ -61,7 +84,7 @@ impl Bound {
         };
         let (http, http_addr) = bind("http_addr", settings.http_addr).await?;
         let (metrics, metrics_addr) = bind("metrics_addr", settings.metrics_addr).await?;
-        Ok(Self { http, metrics, tls, http_addr, metrics_addr })
+        Ok(Self { http, metrics, tls, signals, http_addr, metrics_addr })
     }
 }
 
@@ -76,9 +99,7 @@ pub async fn run(
     metrics: PrometheusHandle,
     supervisor: Supervisor,
 ) -> Result<Drained, StartError> {
-    let listen = |kind| signal(kind).map_err(|e| StartError(format!("signals cannot be listened for: {e}")));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let (hangup, user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
+    let Signals { mut terminate, mut interrupt, hangup, user } = bound.signals;
     let (stop, stopped) = watch::channel(false);
     let supervisor = Arc::new(supervisor);
 

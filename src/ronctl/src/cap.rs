@@ -30,7 +30,7 @@ pub enum CapVerb {
         #[command(flatten)]
         keys: KeysArg,
         /// On whose behalf
-        #[arg(long, required = true)]
+        #[arg(long, required = true, allow_hyphen_values = true)]
         tenant: TenantId,
         #[command(flatten)]
         limits: Limits,
@@ -108,7 +108,7 @@ pub struct Limits {
     #[arg(long, value_name = "SCOPE", num_args = 1..)]
     scope: Vec<String>,
     /// Only epochs whose id begins so
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
     epoch_prefix: Option<String>,
     /// Until when: 30m, 2h, 7d, or 2027-01-01T00:00:00Z
     #[arg(long, value_name = "T")]

@@ -18,13 +18,13 @@ pub struct SealArgs {
     /// CSV, NDJSON (both also gzip or zstd), Parquet, Arrow file or stream; `-` reads standard input
     input: PathBuf,
     /// Whose epoch it is
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     tenant: TenantId,
     /// Which epoch
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     epoch: EpochId,
     /// What is paid, such as roc
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     asset: Asset,
     /// The pool in minor units of the asset
     #[arg(long)]
@@ -36,7 +36,7 @@ pub struct SealArgs {
     #[arg(long, value_name = "actor=COLUMN")]
     map: Vec<String>,
     /// The category of every row, for data that has no such column
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     category: Option<Category>,
 }
 

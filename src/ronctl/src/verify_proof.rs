@@ -22,7 +22,7 @@ pub struct VerifyProofArgs {
     #[arg(long, value_name = "CID")]
     root: Cid,
     /// Whose payout
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     actor: String,
 }
 

@@ -22,6 +22,7 @@ const RECORD_BYTES_MAX: u64 = 8 << 20;
 #[derive(Args)]
 pub struct WhyArgs {
     /// Whose payout
+    #[arg(allow_hyphen_values = true)]
     actor: String,
     /// A directory that `svc-rewarder run` wrote
     #[arg(long, value_name = "DIR", conflicts_with_all = ["inputs", "url"])]
@@ -36,7 +37,7 @@ pub struct WhyArgs {
     #[arg(long, requires = "epoch")]
     url: Option<String>,
     /// Which epoch
-    #[arg(long, requires = "url")]
+    #[arg(long, requires = "url", allow_hyphen_values = true)]
     epoch: Option<EpochId>,
     /// The root that the service's proof has to lead to; without it, the one that the service names
     #[arg(long, value_name = "CID", requires = "url")]

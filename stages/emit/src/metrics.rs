@@ -24,7 +24,8 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         unit: "emissions",
         labels: &["result"],
-        help: "Emissions by result: accepted, dup (ours), conflict, refused, error (held or a foreign dup).",
+        help: "Emissions by result: accepted, dup (ours, also where a settled run is asked for again), conflict, refused, \
+               error (held or a foreign dup).",
     },
     Metric {
         name: LEDGER_EMIT_LATENCY_SECONDS,
