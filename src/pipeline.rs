@@ -89,7 +89,7 @@ pub enum Inputs {
         /// The snapshot.
         snapshot: SharedSource,
         /// The policy's bytes.
-        policy: Vec<u8>,
+        policy: Result<Vec<u8>, Refusal>,
     },
 }
 
@@ -385,7 +385,7 @@ impl Engine {
         let found = match inputs {
             Inputs::Given { snapshot, policy } => Found::Fresh(Admitted {
                 snapshot,
-                policy: parse_policy(&policy),
+                policy: policy.and_then(|policy| parse_policy(&policy)),
                 expected: None,
                 admits: Box::new(|_| Ok(())),
             }),

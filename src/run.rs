@@ -145,12 +145,13 @@ fn attempt(args: &RunArgs) -> Result<u8, Refusal> {
             format!("the policy {} cannot be read: {e}", args.policy.display()),
         )
     })?;
-    if policy.len() as u64 > settings.req_body_max_bytes {
-        return Err(Refusal::new(
-            Reason::PolicyInvalid,
-            format!("the policy is larger than {} bytes", settings.req_body_max_bytes),
-        ));
-    }
+    // Told in its turn: what is wrong with the snapshot comes first (contract §6).
+    let policy = if policy.len() as u64 > settings.req_body_max_bytes {
+        let most = settings.req_body_max_bytes;
+        Err(Refusal::new(Reason::PolicyInvalid, format!("the policy is larger than {most} bytes")))
+    } else {
+        Ok(policy)
+    };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| fault(&e))?;
     let (answer, floor) = runtime.block_on(compute(args, &settings, source.clone(), policy.clone()))?;
@@ -190,7 +191,7 @@ async fn compute(
     args: &RunArgs,
     settings: &Settings,
     snapshot: SharedSource,
-    policy: Vec<u8>,
+    policy: Result<Vec<u8>, Refusal>,
 ) -> Result<(Answer, Option<Duration>), Refusal> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
@@ -212,7 +213,8 @@ async fn compute(
         out: Some(pipeline::Out {
             dir: args.out.clone(),
             inputs: args.inputs.clone(),
-            policy: policy.clone(),
+            // Written beside a result, which without a policy there is none.
+            policy: policy.clone().unwrap_or_default(),
         }),
         deliverer,
         key,
@@ -351,8 +353,10 @@ fn details(outcome: &Outcome, names: &Dictionary, paid: u128) -> String {
     let cap = derivation.actor_cap.unwrap_or(u128::MAX);
     let mut top = BinaryHeap::<Reverse<Paid>>::new();
     let mut at_cap = 0u64;
+    // Who comes to the cap by a share or a unit of rounding is not capped.
+    let some_capped = derivation.capped > 0 || outcome.table.cut > 0;
     outcome.recipients(names, |name, score, payout| {
-        at_cap += u64::from(payout == cap);
+        at_cap += u64::from(some_capped && payout == cap);
         if top.len() == NAMED && top.peek().is_some_and(|Reverse((least, ..))| payout < *least) {
             return;
         }
@@ -375,7 +379,7 @@ fn details(outcome: &Outcome, names: &Dictionary, paid: u128) -> String {
             let name = String::from_utf8_lossy(&name).into_owned();
             let shown: String =
                 if name.chars().count() > 44 { name.chars().take(43).chain(['…']).collect() } else { name };
-            let mark = if payout == cap { "*" } else { " " };
+            let mark = if some_capped && payout == cap { "*" } else { " " };
             let _ = writeln!(
                 text,
                 "  {:>3}.  {shown:<44} {:>19}{mark} {:>9} {:>22}",
@@ -396,7 +400,10 @@ fn details(outcome: &Outcome, names: &Dictionary, paid: u128) -> String {
             1 => ", in one round".into(),
             n => format!(", in {n} rounds"),
         };
-        let fate = if derivation.capped > 0 { "; what is over went to the others" } else { "" };
+        let fate = match (derivation.capped, derivation.base) {
+            (0, _) | (_, 0) => "",
+            _ => "; what is over went to the others",
+        };
         line("capped", format!("{} at {} each (*){rounds}{fate}", grouped(&at_cap.to_string()), money(cap)));
     }
     let residual = totals.residual_minor_units.get();

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows of a batch, if recipients were spread evenly over the canonical order.
-const BATCH_ROWS: usize = 64 * 1024;
+const BATCH_ROWS: usize = 16 * 1024;
 /// Most places of the canonical order that make a batch: the recipients among them are its rows.
 const BATCH_RANKS_MAX: usize = 4 * BATCH_ROWS;
 

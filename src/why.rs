@@ -2,7 +2,7 @@
 
 use crate::epoch::Names;
 use rewarder_decode::ActorRows;
-use rewarder_model::{Amount, Policy};
+use rewarder_model::{Amount, Mode, Policy};
 use rewarder_reward::rounding::Rule;
 use rewarder_reward::{Derivation, Outcome, Payer};
 use schemars::JsonSchema;
@@ -285,12 +285,10 @@ pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Ke
     why.payout_minor_units = steps.payout.to_string();
     why.run = Some(RunNumbers {
         mode: if derivation.tariff { "tariff" } else { "share" }.into(),
-        rounding: match derivation.rounding {
-            Rule::Floor => "floor",
-            Rule::HalfEven => "half_even",
-            Rule::LargestRemainder(_) => "largest_remainder",
-        }
-        .into(),
+        // The policy's: where nobody is left below the cap, the derivation had nothing to round.
+        rounding: match policy.mode() {
+            Mode::Share { rounding, .. } | Mode::Tariff { rounding } => rounding.as_str().into(),
+        },
         budget_minor_units: derivation.budget.to_string(),
         pot_minor_units: derivation.pot.to_string(),
         base_score: if derivation.tariff { "1".into() } else { decimal(derivation.base, base_scale) },
@@ -330,8 +328,10 @@ pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Ke
             cap_minor_units: cap.to_string(),
             round: round.map(|round| round + 1),
             share_before: share.map(|share| share.to_string()),
-            excess: if steps.capped_outright {
+            excess: if steps.capped_outright && derivation.base > 0 {
                 "went round again among those below the cap"
+            } else if steps.capped_outright {
+                "stayed unpaid, in the residual: nobody is below the cap"
             } else {
                 "stayed unpaid, in the residual"
             }

@@ -538,7 +538,9 @@ mod tests {
         let settings: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
         let window: &[u8] = b"\0\0\x04\x08\0\0\0\0\0\0\0\x01\0";
         let ask: &[u8] = b"\0\0\x03\x01\x05\0\0\0\x01\x82\x84\x86";
-        let cases: [(&[&[u8]], usize, &[&[u8]]); 5] = [
+        // What is said at first, how much is heard then, and the rest.
+        type Talk<'a> = (&'a [&'a [u8]], usize, &'a [&'a [u8]]);
+        let cases: [Talk<'_>; 5] = [
             (&[], 0, &[PREFACE, settings, ask]),
             (&[PREFACE], ours, &[settings, ask]),
             (&[PREFACE, settings], both, &[ask]),

@@ -20,6 +20,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// Leaves for each thread that are read and hashed together before their rows are handed on: a megabyte, so that threads
 /// which are not even find work, and the rows are still in a core's L2 when their turn comes.
 const LEAVES_PER_THREAD: usize = (1 << 20) / LEAF_BYTES;
+/// A smaller snapshot is read a leaf for each thread at a time: three windows are in memory at once, and contract §2 leaves little
+/// beside a small one (four times its size and 16 MiB).
+const SMALL_BYTES: u64 = 10 << 20;
 /// The same where nothing is handed on: there is less waiting for each other the larger a window is.
 const LEAVES_HASHED_ONLY: usize = (4 << 20) / LEAF_BYTES;
 /// A row costs less than reading and hashing its bytes, so half of the threads are enough to take rows in; the others
@@ -129,7 +132,9 @@ pub fn decode<S: RowSink>(
     progress: &Progress,
     sink: impl FnOnce(&SnapshotHeader, &Dictionary, &Dictionary) -> Option<S>,
 ) -> Result<Decoded<S::Lane>, DecodeError> {
-    let mut hashing = Hashing::new(source, progress, LEAVES_PER_THREAD * rayon::current_num_threads());
+    let threads = rayon::current_num_threads();
+    let leaves = if source.len() < SMALL_BYTES { 1 } else { LEAVES_PER_THREAD };
+    let mut hashing = Hashing::new(source, progress, leaves * threads);
     let mut parser = Parser::new(source.len());
     let result = stream(&mut hashing, &mut parser, sink);
     let result = match result {

@@ -45,6 +45,13 @@ impl<T: bytemuck::Pod> Block<T> {
         Self::new(len).0
     }
 
+    /// Gives the memory back to the system: for who knows that it will not be wanted again soon, or has no room to keep it.
+    pub fn discard(mut self) {
+        if let Memory::Mapped(map) = &mut self.memory {
+            drop(map.take());
+        }
+    }
+
     /// A block, and whether it has been used before; one that has not is zeroed.
     fn new(len: usize) -> (Self, bool) {
         let bytes = len.saturating_mul(size_of::<T>());

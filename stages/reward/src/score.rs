@@ -232,7 +232,10 @@ impl Scores {
         if let Some(order) = names.order() {
             // Beside two words a name there is no room for a second copy (contract §2: 4 x size of the snapshot).
             match &mut high {
-                None => low = gather(&low, order),
+                None => {
+                    let gathered = gather(&low, order);
+                    std::mem::replace(&mut low, gathered).discard();
+                }
                 Some(high) => permute(&mut low, high, order),
             }
         }

@@ -29,6 +29,11 @@ const LINE_BYTES_MAX: usize = rewarder_model::name::ACTOR_BYTES_MAX + 41 + NAME_
 const NAME_BYTES: usize = 32;
 /// Text is written into blocks of this size: in huge pages, which cost a fraction of small ones to touch first.
 const BLOCK_BYTES: usize = 2 << 20;
+/// Blocks of fewer actors. Each part of the work ends with a block that is not full, and what is not written of a small one takes
+/// no memory: contract §2 leaves little where names are short.
+const SMALL_BLOCK_BYTES: usize = 256 << 10;
+/// From so many actors on blocks are large.
+const MANY_ACTORS: usize = 1 << 19;
 
 /// Some whole lines.
 #[derive(Debug)]
@@ -48,6 +53,8 @@ impl Piece {
 struct Written {
     full: Vec<Piece>,
     piece: Option<Piece>,
+    /// Whether blocks are small.
+    small: bool,
     recipients: u64,
     paid: u128,
     cut: u128,
@@ -62,7 +69,8 @@ impl Written {
             self.full.extend(self.piece.take());
         }
         self.piece.get_or_insert_with(|| {
-            let bytes = lines.max(1).saturating_mul(LINE_BYTES_MAX).min(BLOCK_BYTES);
+            let most = if self.small { SMALL_BLOCK_BYTES } else { BLOCK_BYTES };
+            let bytes = lines.max(1).saturating_mul(LINE_BYTES_MAX).min(most);
             Piece { block: Block::scratch(bytes), len: 0 }
         })
     }
@@ -106,10 +114,11 @@ impl Table {
     pub fn write(derivation: &Derivation, scores: &Scores, names: &(impl Names + ?Sized)) -> Self {
         let payer = Payer::new(derivation);
         let order = names.order();
+        let empty = || Written { small: scores.len() < MANY_ACTORS, ..Written::default() };
         // Parts in the order of the ranks, however the tasks were shared out.
         let parts: Vec<Written> = scores
             .tasks()
-            .fold(Written::default, |mut part, range| {
+            .fold(empty, |mut part, range| {
                 let start = range.start;
                 scores.each_from(range, payer.dust_below(), |rank, score| {
                     let steps = payer.steps(score, rank);

@@ -164,6 +164,15 @@ fn file_of(batch: &RecordBatch) -> Vec<u8> {
     writer.into_inner().unwrap()
 }
 
+/// As `pyarrow.feather` writes it unless told otherwise.
+fn compressed_file_of(batch: &RecordBatch, with: arrow_ipc::CompressionType) -> Vec<u8> {
+    let options = arrow_ipc::writer::IpcWriteOptions::default().try_with_compression(Some(with)).unwrap();
+    let mut writer =
+        arrow_ipc::writer::FileWriter::try_new_with_options(Vec::new(), &batch.schema(), options).unwrap();
+    writer.write(batch).unwrap();
+    writer.into_inner().unwrap()
+}
+
 fn parquet_of(batch: &RecordBatch) -> Vec<u8> {
     let mut writer = parquet::arrow::ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
     writer.write(batch).unwrap();
@@ -203,6 +212,8 @@ fn every_form_gives_the_same_bytes() {
         ),
         ("stream", stream_of(&batch)),
         ("file", file_of(&batch)),
+        ("file with lz4", compressed_file_of(&batch, arrow_ipc::CompressionType::LZ4_FRAME)),
+        ("file with zstd", compressed_file_of(&batch, arrow_ipc::CompressionType::ZSTD)),
         ("parquet", parquet_of(&batch)),
         ("gzip parquet", gzip(&parquet_of(&batch), 1)),
         ("zstd stream", zstd::encode_all(&stream_of(&batch)[..], 3).unwrap()),

@@ -19,7 +19,7 @@ use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch};
 use arrow_schema::{DataType, Schema};
 
 /// Where the three columns are in a batch.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Layout {
     found: super::Found,
     columns: Columns,
@@ -69,6 +69,23 @@ impl Layout {
             units: place(self.found.units),
         };
         (read, self)
+    }
+
+    /// Whether a batch holds what its schema has promised: a decoder of a broken file may make something else of a column.
+    pub fn check(&self, batch: &RecordBatch) -> Result<(), String> {
+        let found = &self.found;
+        let strings = std::iter::once(found.actor).chain(found.category).map(|column| (column, true));
+        for (column, string) in strings.chain([(found.units, false)]) {
+            let array = batch.columns().get(column).map(|array| array.data_type());
+            if !array.is_some_and(|kind| if string { is_string(kind) } else { is_whole(kind) }) {
+                let kind = array.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+                return Err(format!(
+                    "column {} of a batch is {kind}, which its schema does not say",
+                    column + 1
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Reads the rows of a batch.
@@ -217,5 +234,36 @@ fn whole_numbers(array: &ArrayRef) -> Vec<Whole> {
         DataType::Decimal32(..) => of::<Decimal32Type>(array),
         DataType::Decimal64(..) => of::<Decimal64Type>(array),
         _ => of::<Decimal128Type>(array),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{BinaryArray, Float64Array, StringArray, UInt64Array};
+    use arrow_schema::Field;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_batch_that_is_not_what_its_schema_says_is_found() {
+        let fields = [("actor", DataType::Utf8), ("category", DataType::Utf8), ("units", DataType::UInt64)];
+        let schema = Schema::new(fields.map(|(name, kind)| Field::new(name, kind, true)).to_vec());
+        let (_, layout) = Layout::new(&schema, &Columns::default()).unwrap().projected();
+        let check = |columns: [ArrayRef; 3]| {
+            let named = ["a", "b", "c"].into_iter().zip(columns);
+            layout.check(&RecordBatch::try_from_iter(named).unwrap())
+        };
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
+        let bytes: ArrayRef = Arc::new(BinaryArray::from(vec![&b"x"[..]]));
+        let whole: ArrayRef = Arc::new(UInt64Array::from(vec![1]));
+        let float: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
+        assert_eq!(check([text.clone(), text.clone(), whole.clone()]), Ok(()));
+        for (columns, wrong) in [
+            ([bytes.clone(), text.clone(), whole.clone()], "column 1 of a batch is Binary"),
+            ([text.clone(), bytes, whole], "column 2 of a batch is Binary"),
+            ([text.clone(), text, float], "column 3 of a batch is Float64"),
+        ] {
+            assert!(check(columns).unwrap_err().starts_with(wrong), "{wrong}");
+        }
     }
 }

@@ -16,10 +16,12 @@ use arrow_array::RecordBatch;
 use arrow_ipc::reader::{FileReader, StreamReader};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 /// Bytes that a decoder is fed at a time.
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -111,9 +113,26 @@ impl Pieces<'_> {
     }
 }
 
+thread_local! {
+    /// Whether this thread runs a decoder of someone else's, whose panics are told as errors and not on standard error.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs a decoder of someone else's.
 fn guarded<T, E: std::fmt::Display>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, SealError> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let before = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                before(panic);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let decoded = catch_unwind(AssertUnwindSafe(decode));
+    GUARDED.set(false);
+    match decoded {
         Ok(Ok(decoded)) => Ok(decoded),
         Ok(Err(e)) => Err(SealError::Format(format!("the columnar data cannot be read: {e}"))),
         Err(_) => {
@@ -222,13 +241,10 @@ pub(crate) fn open<'a>(
             let layout = columnar::Layout::new(&stream.schema(), columns)?;
             let (read, layout) = layout.projected();
             // The stream cannot be begun again with a projection, so each batch is projected.
-            let batches = stream
-                .map(move |batch| batch.and_then(|batch| batch.project(&read)).map_err(|e| e.to_string()));
-            (
-                Parser::Columnar(layout),
-                Container::Batches(Batches { decoder: Box::new(batches), rest: None, advance: None }),
-                0,
-            )
+            let decoder =
+                decoder(&layout, stream.map(move |batch| batch.and_then(|batch| batch.project(&read))));
+            let batches = Batches { decoder, rest: None, advance: None };
+            (Parser::Columnar(layout), Container::Batches(batches), 0)
         }
         Form::Parquet | Form::ArrowFile => {
             let file = match seekable {
@@ -284,9 +300,22 @@ fn parquet(file: File, options: &SealOptions) -> Result<Decoding, SealError> {
         let mask = ProjectionMask::roots(builder.parquet_schema(), read);
         let reader =
             builder.with_projection(mask).with_batch_size(BLOCK_ROWS).build().map_err(|e| e.to_string())?;
-        let decoder: Decoder<'static> = Box::new(reader.map(|batch| batch.map_err(|e| e.to_string())));
+        let decoder = decoder(&layout, reader);
         Ok(Ok((layout, decoder, batches)))
     })?
+}
+
+/// The batches of a decoder of someone else's, each found to hold what the layout says.
+fn decoder<'a, E: std::fmt::Display>(
+    layout: &columnar::Layout,
+    batches: impl Iterator<Item = Result<RecordBatch, E>> + Send + 'a,
+) -> Decoder<'a> {
+    let layout = layout.clone();
+    Box::new(batches.map(move |batch| {
+        let batch = batch.map_err(|e| e.to_string())?;
+        layout.check(&batch)?;
+        Ok(batch)
+    }))
 }
 
 fn arrow_file(file: File, options: &SealOptions) -> Result<Decoding, SealError> {
@@ -300,7 +329,7 @@ fn arrow_file(file: File, options: &SealOptions) -> Result<Decoding, SealError> 
         let (read, layout) = layout.projected();
         let batches = whole.num_batches() as u64;
         let reader = FileReader::try_new_buffered(again, Some(read)).map_err(|e| e.to_string())?;
-        let decoder: Decoder<'static> = Box::new(reader.map(|batch| batch.map_err(|e| e.to_string())));
+        let decoder = decoder(&layout, reader);
         Ok(Ok((layout, decoder, batches)))
     })?
 }
