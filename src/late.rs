@@ -4,8 +4,8 @@
 //! behind, and would be computed anew each time, and each time for too long.
 //!
 //! The laws: an answer is told once, within [`KEPT`], to whoever asks for the same run in the same way; nobody hears of a queue
-//! that was full or of inputs that were missing, which may be mended by then; and there are at most [`LATE_MAX`]. That a run is
-//! held may have changed too: it is told as it was, and the question after that asks anew.
+//! that was full or of inputs that were missing, which may be mended by then; and there are at most [`LATE_MAX`]. Whoever takes the
+//! word that a run is held looks whether it still is.
 
 use crate::pipeline::Answer;
 use rewarder_model::{Cid, LedgerResult, PolicyId, TenantId};

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root};
 use rayon::prelude::*;
 use rewarder_model::Cid;
+use rewarder_model::name::check_actor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -214,7 +215,9 @@ impl Proof {
         // Where the range does not begin at 0 it begins with the line feed of the line before.
         let text = if at_start { bytes } else { bytes.strip_prefix(b"\n").ok_or(ProofError::Lines)? };
         let lines: Vec<_> = rewarder_reward::lines(text).collect::<Option<_>>().ok_or(ProofError::Lines)?;
-        if lines.windows(2).any(|pair| pair[0].name >= pair[1].name) {
+        // A table whose root was signed may still be none: what holds it to the contract here costs a line or two.
+        let is_line = |line: &rewarder_reward::Line<'_>| line.payout > 0 && check_actor(line.name).is_ok();
+        if !lines.iter().all(is_line) || lines.windows(2).any(|pair| pair[0].name >= pair[1].name) {
             return Err(ProofError::Lines);
         }
         if let Some(line) = lines.iter().find(|line| line.name == actor) {
@@ -288,6 +291,21 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_table_that_is_none_proves_nothing() {
+        for line in ["a\t1\t2\n", "a\u{1}\t1\n", "a\t0\n", "a\t01\n", "\t1\n", "a\u{85}\t1\n"] {
+            let text = format!("A\t5\n{line}b\t7\n").into_bytes();
+            let root = Cid::of(&text);
+            let proof = prove(&text, &Tree::default(), root, &Found::Between(0..text.len()));
+            for name in ["a", "A", "aa"] {
+                assert_eq!(proof.verify(&root, name.as_bytes()), Err(ProofError::Lines), "{line:?} {name}");
+            }
+        }
+        let text = b"A\t5\n\xff\t1\n";
+        let proof = prove(text, &Tree::default(), Cid::of(text), &Found::Between(0..text.len()));
+        assert_eq!(proof.verify(&Cid::of(text), b"a"), Err(ProofError::Lines));
     }
 
     #[test]

@@ -521,6 +521,10 @@ impl Service {
         drop(late);
         if let Some(Ok(done)) = &answer {
             pass.pool(done.manifest.totals.pool_minor_units)?;
+            // What was held then may have been delivered since.
+            if done.quarantine && self.deliverer()?.spool().state(&key.run_key).is_none() {
+                return Ok(None);
+            }
         }
         Ok(answer)
     }

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use rewarder_decode::{Dictionary, Progress};
 use rewarder_model::{Policy, Reason};
 use rewarder_reward::Outcome;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,11 +29,14 @@ pub struct Computed {
 }
 
 /// Reads a policy's bytes.
-pub fn read_policy(path: &Path) -> Result<Vec<u8>, Failure> {
-    let bytes = read_small(path, POLICY_BYTES_MAX).map_err(|e| {
-        Refusal::new(Reason::PolicyNotFound, format!("the policy {} cannot be read: {e}", path.display()))
-    })?;
-    Ok(bytes)
+pub fn read_policy(path: &Path) -> Result<Vec<u8>, Refusal> {
+    read_small(path, POLICY_BYTES_MAX).map_err(|e| {
+        let reason = match e.kind() {
+            ErrorKind::FileTooLarge => Reason::PolicyInvalid,
+            _ => Reason::PolicyNotFound,
+        };
+        Refusal::new(reason, format!("the policy {} cannot be read: {e}", path.display()))
+    })
 }
 
 /// Reads a file that has to be small.
@@ -41,7 +45,8 @@ pub fn read_small(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
     let file = std::fs::File::open(path)?;
     std::io::Read::read_to_end(&mut std::io::Read::take(file, bytes_max + 1), &mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        return Err(std::io::Error::other(format!("it is larger than {bytes_max} bytes")));
+        let said = format!("it is larger than {bytes_max} bytes");
+        return Err(std::io::Error::new(ErrorKind::FileTooLarge, said));
     }
     Ok(bytes)
 }

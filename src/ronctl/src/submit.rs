@@ -21,9 +21,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use svc_rewarder::epoch;
 use svc_rewarder::pipeline::SharedSource;
 use svc_rewarder::refusal::Refusal;
 use svc_rewarder::run::{self, exit};
+
 use svc_rewarder::why::grouped;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -83,8 +85,19 @@ pub fn submit(args: &SubmitArgs, json: bool) -> Done {
     let source = run::open(&args.inputs)?;
     let header = rewarder_decode::header_of(&*source)
         .map_err(|e| Refusal::new(Reason::SnapshotInvalid, format!("{}: {e}", args.inputs.display())))?;
-    let policy_bytes = offline::read_policy(&args.policy)?;
-    let policy = offline::parse_policy(&policy_bytes)?;
+    let policy = offline::read_policy(&args.policy).and_then(|bytes| {
+        let policy = offline::parse_policy(&bytes)?;
+        Ok((policy, bytes))
+    });
+    let (policy, policy_bytes) = match policy {
+        // What is wrong with the snapshot is told first (contract §6), wherever it is.
+        Err(refusal) if refusal.reason == Reason::PolicyInvalid => {
+            let decoded =
+                epoch::decode(&*source, None, &|_| Ok(()), Err(refusal.clone()), &Progress::default());
+            return Err(decoded.err().unwrap_or(refusal).into());
+        }
+        other => other?,
+    };
     let inputs_cid = hash(&source, json)?;
     let policy_bytes = policy_bytes.into();
     let job = Job { args, quiet: json, service, source, header, policy_bytes, policy, inputs_cid };

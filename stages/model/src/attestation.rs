@@ -4,7 +4,7 @@ use crate::cid::Cid;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What this service vouches for: signatures over the ASCII text of one commitment.
+/// What this service vouches for: signatures over one commitment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attestation {
     /// The manifest's CID; the signed bytes are `svc-rewarder|attestation|v1|{commitment}`.
