@@ -87,6 +87,6 @@ fn serving(args: ServeArgs) -> Result<Drained, StartError> {
         let bound = Bound::bind(&settings).await?;
         let (service, pipeline) =
             Service::start(settings, (args.config, environment), args.brownout_allow).await?;
-        edge::run(service, pipeline, bound, metrics, supervisor).await
+        Ok(edge::run(service, pipeline, bound, metrics, supervisor).await)
     })
 }

@@ -1,8 +1,8 @@
 //! Messages that hyper refuses by itself: it answers with a bare status, from which nobody learns anything. Here they get what every
 //! refusal gets (contract §6): a problem that says what was wrong, and a correlation id; and they are counted.
 //!
-//! The law: nothing is replaced but what hyper says by itself. That is what begins while no request is being answered and all
-//! that was said before has been sent; so bytes of an answer, which may be a stranger's, are never taken for it.
+//! The law: nothing is replaced but what hyper says by itself. That is what begins while no request has come since all that was said
+//! before was sent; so an answer of ours, whose bytes may be a stranger's, is never taken for it.
 
 use super::corr::CorrId;
 use super::problem::Problem;
@@ -15,33 +15,50 @@ use rewarder_model::Reason;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How many requests of a connection are being answered: from their arrival until hyper has all of the answer.
+/// Where the talk of a connection stands. One task reads, answers and writes.
 #[derive(Clone, Default)]
-pub(super) struct Talk(Arc<AtomicUsize>);
+pub(super) struct Talk(Arc<State>);
 
-/// One of them, until it is dropped.
+#[derive(Default)]
+struct State {
+    /// Requests from their arrival until hyper has all of the answer.
+    answering: AtomicUsize,
+    /// A request has come, or something has been said, and not all that there is to say has been sent.
+    busy: AtomicBool,
+}
+
+/// A request that is being answered, until it is dropped.
 pub(super) struct Answering(Talk);
 
 impl Talk {
     /// A request has come.
     pub(super) fn begin(&self) -> Answering {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.answering.fetch_add(1, Ordering::Relaxed);
+        self.speak();
         Answering(self.clone())
     }
 
-    fn is_over(&self) -> bool {
-        // One task reads, answers and writes.
-        self.0.load(Ordering::Relaxed) == 0
+    fn speak(&self) {
+        self.0.busy.store(true, Ordering::Relaxed);
+    }
+
+    fn is_quiet(&self) -> bool {
+        !self.0.busy.load(Ordering::Relaxed)
+    }
+
+    /// All that hyper had has been sent; of an answer under way there is more to come.
+    fn sent(&self) {
+        self.0.busy.store(self.0.answering.load(Ordering::Relaxed) > 0, Ordering::Relaxed);
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.answering.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -81,8 +98,6 @@ impl hyper::body::Body for Answer {
 pub(super) struct Garbled<S> {
     inner: S,
     talk: Talk,
-    /// All that was said has been sent.
-    quiet: bool,
     ours: Option<Ours>,
 }
 
@@ -96,7 +111,7 @@ struct Ours {
 
 impl<S> Garbled<S> {
     pub(super) fn new(inner: S, talk: Talk) -> Self {
-        Self { inner, talk, quiet: true, ours: None }
+        Self { inner, talk, ours: None }
     }
 }
 
@@ -140,14 +155,14 @@ fn instead(said: &[u8]) -> Option<Vec<u8>> {
 impl<S: AsyncWrite + Unpin> Garbled<S> {
     /// Whether hyper speaks by itself; then what is said instead is under way.
     fn replaces(&mut self, said: &[u8]) -> bool {
-        if self.ours.is_none() && self.quiet && self.talk.is_over() {
+        if self.ours.is_none() && self.talk.is_quiet() {
             self.ours = instead(said).map(|bytes| Ours { bytes, sent: 0, stands_for: said.len() });
         }
         self.ours.is_some()
     }
 
     fn poll_ours(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.quiet = false;
+        self.talk.speak();
         while let Some(ours) = &mut self.ours {
             let rest = &ours.bytes[ours.sent..];
             if rest.is_empty() {
@@ -183,7 +198,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Garbled<S> {
         if self.replaces(bytes) {
             return self.poll_ours(context);
         }
-        self.quiet = false;
+        self.talk.speak();
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
@@ -199,7 +214,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Garbled<S> {
         {
             return self.poll_ours(context);
         }
-        self.quiet = false;
+        self.talk.speak();
         Pin::new(&mut self.inner).poll_write_vectored(context, parts)
     }
 
@@ -209,7 +224,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Garbled<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.inner).poll_flush(context))?;
-        self.quiet = self.talk.is_over();
+        self.talk.sent();
         Poll::Ready(Ok(()))
     }
 
@@ -230,7 +245,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// What a client hears that says this, through a pipe that holds so many bytes.
-    async fn heard(said: &'static [u8], pipe: usize, body: &'static str) -> String {
+    async fn heard(said: &'static [u8], pipe: usize, status: u16, body: &'static str) -> String {
         let (client, server) = tokio::io::duplex(pipe);
         let (mut ears, mut mouth) = tokio::io::split(client);
         let talk = Talk::default();
@@ -238,7 +253,10 @@ mod tests {
             let talk = talk.clone();
             service_fn(move |_: Request<Incoming>| {
                 let answering = talk.begin();
-                async move { Ok::<_, Infallible>(Response::new(Answer::new(Body::whole(body), Some(answering)))) }
+                async move {
+                    let body = Answer::new(Body::whole(body), Some(answering));
+                    Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
+                }
             })
         };
         let served = tokio::spawn(
@@ -264,8 +282,8 @@ mod tests {
             (b"GET /a b HTTP/1.1\r\n\r\n", "400 Bad Request"),
         ] {
             for pipe in [7, 64, 4096] {
-                let alone = heard(said, pipe, "").await;
-                let later = heard([GOOD.as_bytes(), said].concat().leak(), pipe, "fine").await;
+                let alone = heard(said, pipe, 200, "").await;
+                let later = heard([GOOD.as_bytes(), said].concat().leak(), pipe, 200, "fine").await;
                 assert!(later.starts_with("HTTP/1.1 200 OK\r\n"), "{later}");
                 for all in [&alone, later.split_once("fine").unwrap().1] {
                     assert!(all.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{all}");
@@ -286,11 +304,26 @@ mod tests {
     async fn an_answer_that_looks_like_a_refusal_is_sent_as_it_is() {
         const BODY: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
         for pipe in 1..200 {
-            let all = heard(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", pipe, BODY).await;
+            let all = heard(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", pipe, 200, BODY).await;
             assert!(
                 all.starts_with("HTTP/1.1 200 OK\r\n") && all.ends_with(&format!("\r\n\r\n{BODY}")),
                 "{all}"
             );
+        }
+    }
+
+    /// An answer that is a head alone looks just like hyper's own.
+    #[tokio::test]
+    async fn a_refusal_of_ours_without_a_body_is_ours() {
+        const HEADS: &[u8] =
+            b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\nHEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        for (said, answers, body) in [(HEADS, 2, "not said to a HEAD"), (HEADS, 2, ""), (GET, 1, "")] {
+            for pipe in [1, 7, 64, 4096] {
+                let all = heard(said, pipe, 404, body).await;
+                assert_eq!(all.matches("HTTP/1.1 404 Not Found\r\n").count(), answers, "{all}");
+                assert!(all.ends_with("\r\n\r\n") && !all.contains("x-corr-id"), "{all}");
+            }
         }
     }
 }

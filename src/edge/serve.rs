@@ -89,16 +89,13 @@ impl Bound {
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
-///
-/// # Errors
-/// When signals cannot be listened for.
 pub async fn run(
     service: Arc<Service>,
     pipeline: Pipeline<Answer>,
     bound: Bound,
     metrics: PrometheusHandle,
     supervisor: Supervisor,
-) -> Result<Drained, StartError> {
+) -> Drained {
     let Signals { mut terminate, mut interrupt, hangup, user } = bound.signals;
     let (stop, stopped) = watch::channel(false);
     let supervisor = Arc::new(supervisor);
@@ -207,7 +204,7 @@ pub async fn run(
     {
         deliverer.spool().wipe();
     }
-    Ok(drained)
+    drained
 }
 
 /// Accepts and serves connections until told to stop; those under way are finished.

@@ -25,7 +25,6 @@ use svc_rewarder::epoch;
 use svc_rewarder::pipeline::SharedSource;
 use svc_rewarder::refusal::Refusal;
 use svc_rewarder::run::{self, exit};
-
 use svc_rewarder::why::grouped;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;

@@ -27,7 +27,7 @@ fn serve(config: PathBuf) -> (SocketAddr, SocketAddr) {
             let (service, pipeline) =
                 Service::start(settings, (args, Environment::new()), false).await.unwrap();
             tell.send(addresses).unwrap();
-            edge::run(service, pipeline, bound, metrics, Default::default()).await.unwrap();
+            edge::run(service, pipeline, bound, metrics, Default::default()).await;
         });
     });
     told.recv().unwrap()
