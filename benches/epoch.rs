@@ -3,6 +3,9 @@
 //! Rows come in no order of actors, which is the worst that caches can meet; one row in 41 is as large as 2^40. `WIDE` is `XL`
 //! with a pool of 10^37. `CROWD` and `LADDER` have one row for each of a million actors, and are hard for caps: see [`Work`].
 
+mod draw;
+
+use draw::SplitMix64;
 use rewarder_model::SnapshotHeader;
 use rewarder_seal::SnapshotWriter;
 use std::fs::File;
@@ -46,18 +49,6 @@ const TEN_TO_37: &str = "10000000000000000000000000000000000000";
 const CATEGORIES: [&str; 4] = ["bytes_stored", "subs", "uptime", "views"];
 /// Rows that are drawn before they are written.
 const DRAWN: u64 = 1 << 16;
-
-/// Steele, Lea and Flood, SplitMix64 (OOPSLA 2014).
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);

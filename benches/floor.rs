@@ -4,6 +4,9 @@
 //! --additions ACTORS` adds to so many sums in no order, nothing checked, decoded or hashed, and prints nanoseconds a row: the least
 //! that rows cost where sums do not fit into a core's own cache, which is as many misses under way as the core can have.
 
+mod draw;
+
+use draw::SplitMix64;
 use rewarder_decode::{FileSource, Progress, hash};
 use rewarder_model::memory::{Block, prefetch};
 use std::fs::File;
@@ -14,15 +17,9 @@ const ROWS: usize = 1 << 20;
 
 /// Nanoseconds a row of the fastest of some rounds, at the distance of prefetching that is fastest here.
 fn additions(actors: usize) -> f64 {
-    let mut seed = 1u64;
-    let mut draw = || {
-        // Steele, Lea and Flood, SplitMix64 (OOPSLA 2014).
-        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    let rows: Vec<(u32, u32)> = (0..ROWS).map(|_| ((draw() % actors as u64) as u32, draw() as u32)).collect();
+    let mut draw = SplitMix64(1);
+    let rows: Vec<(u32, u32)> =
+        (0..ROWS).map(|_| ((draw.draw() % actors as u64) as u32, draw.draw() as u32)).collect();
     let mut sums = Block::<u64>::zeroed(actors);
     let mut round = |ahead: usize| {
         let begun = Instant::now();
