@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub trait OfRun {
     /// Most bytes that all of it may take together.
     const BYTES_MAX: usize;
+    /// Whether it is so large that only one is read at a time.
+    const ONE_BY_ONE: bool;
     /// How many this one takes.
     fn bytes(&self) -> usize;
 }
@@ -44,6 +46,7 @@ pub struct Explained {
 impl OfRun for Explained {
     /// An epoch of ten million rows and a million recipients, with room for small ones beside it.
     const BYTES_MAX: usize = 96 << 20;
+    const ONE_BY_ONE: bool = true;
 
     fn bytes(&self) -> usize {
         self.text.len() + self.tree.bytes() + self.rows.bytes()
@@ -65,6 +68,7 @@ pub struct Signed {
 impl OfRun for Signed {
     /// Some hundred runs: one takes two kilobytes, with a signature of ML-DSA-65 seven.
     const BYTES_MAX: usize = 1 << 20;
+    const ONE_BY_ONE: bool = false;
 
     fn bytes(&self) -> usize {
         size_of::<Self>() + self.before.len() + self.after.len()
@@ -104,16 +108,18 @@ impl<T: OfRun> Runs<T> {
         read: impl FnOnce() -> Result<T, Refusal>,
     ) -> Result<Arc<T>, Refusal> {
         let key = (tenant.clone(), *run_key);
-        if let Some(explained) = self.kept(&key) {
-            return Ok(explained);
+        if let Some(kept) = self.kept(&key) {
+            return Ok(kept);
         }
-        let _reading = lock(&self.reading);
-        if let Some(explained) = self.kept(&key) {
-            return Ok(explained);
+        let _reading = T::ONE_BY_ONE.then(|| lock(&self.reading));
+        if let Some(kept) = self.kept(&key) {
+            return Ok(kept);
         }
         let read = Arc::new(read()?);
         if read.bytes() <= T::BYTES_MAX {
             let mut kept = lock(&self.kept);
+            // Who read the same beside us has read the same bytes.
+            kept.retain(|(other, _)| *other != key);
             kept.push_back((key, read.clone()));
             while kept.iter().map(|(_, run)| run.bytes()).sum::<usize>() > T::BYTES_MAX {
                 kept.pop_front();
@@ -130,5 +136,46 @@ impl<T: OfRun> Runs<T> {
         let read = found.1.clone();
         kept.push_back(found);
         Some(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    struct Small;
+
+    impl OfRun for Small {
+        const BYTES_MAX: usize = 3;
+        const ONE_BY_ONE: bool = false;
+
+        fn bytes(&self) -> usize {
+            1
+        }
+    }
+
+    #[test]
+    fn small_ones_are_read_beside_each_other_and_kept_once_within_the_bound() {
+        let (runs, tenant) = (Runs::<Small>::default(), "acme".parse::<TenantId>().unwrap());
+        let both = Barrier::new(2);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let read = || {
+                        both.wait();
+                        Ok(Small)
+                    };
+                    runs.get(&tenant, &Cid::of(b"0"), read).unwrap()
+                });
+            }
+        });
+        assert_eq!(lock(&runs.kept).len(), 1);
+        let never = || -> Result<Small, Refusal> { panic!("it is kept") };
+        runs.get(&tenant, &Cid::of(b"0"), never).unwrap();
+        for n in 1..9u8 {
+            runs.get(&tenant, &Cid::of(&[n]), || Ok(Small)).unwrap();
+        }
+        assert_eq!(lock(&runs.kept).len(), Small::BYTES_MAX);
     }
 }
