@@ -1,15 +1,15 @@
-//! What is told of a run, read once and kept for whoever asks next: a run never changes, so that nothing here becomes stale.
-//! Which run an epoch has and where its delivery stands do change, and are looked up by each request.
+//! What is told of a run, read once and kept for whoever asks next: a run never changes, nor does what the ledger has settled, so
+//! that nothing here becomes stale. Which run an epoch has, and where its delivery stands until then, is looked up by each request.
 //!
-//! Bounded in bytes; who asked last stays longest. A run that is larger by itself than the bound is read each time.
+//! Bounded in bytes; who asked last stays longest. What is larger by itself than the bound is read each time.
 
 use crate::pipeline::SharedSource;
 use crate::proof::Tree;
 use crate::refusal::Refusal;
-use crate::why::Kept;
+use crate::why;
+use bytes::Bytes;
 use rewarder_decode::Lookup;
-use rewarder_model::{Cid, Manifest, Policy, TenantId};
-use rewarder_store::Run;
+use rewarder_model::{Cid, EpochId, Manifest, Policy, TenantId};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub trait OfRun {
     /// Most bytes that all of it may take together.
     const BYTES_MAX: usize;
-    /// Whether it is so large that only one is read at a time.
-    const ONE_BY_ONE: bool;
+    /// What it is found by, within its tenant.
+    type Name: Clone + PartialEq + Send;
     /// How many this one takes.
     fn bytes(&self) -> usize;
 }
@@ -32,7 +32,7 @@ pub struct Explained {
     /// What is committed to.
     pub manifest: Manifest,
     /// The derivation.
-    pub kept: Kept,
+    pub kept: why::Kept,
     /// The policy.
     pub policy: Policy,
     /// The canonical text.
@@ -46,42 +46,39 @@ pub struct Explained {
 impl OfRun for Explained {
     /// An epoch of ten million rows and a million recipients, with room for small ones beside it.
     const BYTES_MAX: usize = 96 << 20;
-    const ONE_BY_ONE: bool = true;
+    /// The run key.
+    type Name = Cid;
 
     fn bytes(&self) -> usize {
         self.text.len() + self.tree.bytes() + self.rows.bytes()
     }
 }
 
-/// What stands in the answer for a run and never changes: all but where its delivery stands.
-pub struct Signed {
-    /// The run, open.
-    pub run: Run,
-    /// The answer up to the delivery.
-    pub before: Vec<u8>,
-    /// The answer after the delivery.
-    pub after: Vec<u8>,
-    /// The hash of both.
-    pub hash: Cid,
+/// The whole answer for an epoch that is settled: its run and its delivery are final.
+pub struct Settled {
+    /// Manifest, attestation and delivery as they are answered.
+    pub body: Bytes,
+    /// Their tag.
+    pub etag: String,
 }
 
-impl OfRun for Signed {
-    /// Some hundred runs: one takes two kilobytes, with a signature of ML-DSA-65 seven.
-    const BYTES_MAX: usize = 1 << 20;
-    const ONE_BY_ONE: bool = false;
+impl OfRun for Settled {
+    /// Some thousand epochs: one takes three kilobytes, with a signature of ML-DSA-65 eight.
+    const BYTES_MAX: usize = 4 << 20;
+    type Name = EpochId;
 
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.before.len() + self.after.len()
+        size_of::<Self>() + self.body.len() + self.etag.len()
     }
 }
 
-/// A tenant's run.
-type Key = (TenantId, Cid);
+/// Kept under a tenant's name for it.
+type Kept<T> = ((TenantId, <T as OfRun>::Name), Arc<T>);
 
 /// The runs that were asked for last.
-pub struct Runs<T> {
+pub struct Runs<T: OfRun> {
     /// The last one at the end.
-    kept: Mutex<VecDeque<(Key, Arc<T>)>>,
+    kept: Mutex<VecDeque<Kept<T>>>,
     /// Held while a run is read: of many who ask for the same one, one reads it, and there is memory for one more than are kept.
     reading: Mutex<()>,
 }
@@ -90,7 +87,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<T> Default for Runs<T> {
+impl<T: OfRun> Default for Runs<T> {
     fn default() -> Self {
         Self { kept: Mutex::default(), reading: Mutex::default() }
     }
@@ -104,51 +101,56 @@ impl<T: OfRun> Runs<T> {
     pub fn get(
         &self,
         tenant: &TenantId,
-        run_key: &Cid,
+        name: &T::Name,
         read: impl FnOnce() -> Result<T, Refusal>,
     ) -> Result<Arc<T>, Refusal> {
-        let key = (tenant.clone(), *run_key);
-        if let Some(kept) = self.kept(&key) {
+        if let Some(kept) = self.kept(tenant, name) {
             return Ok(kept);
         }
-        let _reading = T::ONE_BY_ONE.then(|| lock(&self.reading));
-        if let Some(kept) = self.kept(&key) {
+        let _reading = lock(&self.reading);
+        if let Some(kept) = self.kept(tenant, name) {
             return Ok(kept);
         }
         let read = Arc::new(read()?);
-        if read.bytes() <= T::BYTES_MAX {
-            let mut kept = lock(&self.kept);
-            // Who read the same beside us has read the same bytes.
-            kept.retain(|(other, _)| *other != key);
-            kept.push_back((key, read.clone()));
-            while kept.iter().map(|(_, run)| run.bytes()).sum::<usize>() > T::BYTES_MAX {
-                kept.pop_front();
-            }
-        }
+        self.keep(tenant, name, read.clone());
         Ok(read)
     }
 
-    fn kept(&self, key: &Key) -> Option<Arc<T>> {
+    /// What is kept under this name. It does not block.
+    pub fn kept(&self, tenant: &TenantId, name: &T::Name) -> Option<Arc<T>> {
         let mut kept = lock(&self.kept);
-        // Who asked last is most likely to ask next, and the hash settles it without the name.
-        let at = kept.iter().rposition(|((tenant, run), _)| *run == key.1 && *tenant == key.0)?;
+        // Who asked last is most likely to ask next.
+        let at = kept.iter().rposition(|((whose, known), _)| known == name && whose == tenant)?;
         let found = kept.remove(at)?;
-        let read = found.1.clone();
+        let run = found.1.clone();
         kept.push_back(found);
-        Some(read)
+        Some(run)
+    }
+
+    /// Keeps what was read, in place of what is kept under this name.
+    pub fn keep(&self, tenant: &TenantId, name: &T::Name, run: Arc<T>) {
+        if run.bytes() > T::BYTES_MAX {
+            return;
+        }
+        let key = (tenant.clone(), name.clone());
+        let mut kept = lock(&self.kept);
+        kept.retain(|(other, _)| *other != key);
+        kept.push_back((key, run));
+        while kept.iter().map(|(_, run)| run.bytes()).sum::<usize>() > T::BYTES_MAX {
+            kept.pop_front();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Barrier;
 
     struct Small;
 
     impl OfRun for Small {
         const BYTES_MAX: usize = 3;
-        const ONE_BY_ONE: bool = false;
+        type Name = u8;
 
         fn bytes(&self) -> usize {
             1
@@ -156,26 +158,28 @@ mod tests {
     }
 
     #[test]
-    fn small_ones_are_read_beside_each_other_and_kept_once_within_the_bound() {
+    fn each_is_read_once_and_the_last_ones_are_kept_within_the_bound() {
         let (runs, tenant) = (Runs::<Small>::default(), "acme".parse::<TenantId>().unwrap());
-        let both = Barrier::new(2);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    let read = || {
-                        both.wait();
-                        Ok(Small)
-                    };
-                    runs.get(&tenant, &Cid::of(b"0"), read).unwrap()
-                });
-            }
-        });
-        assert_eq!(lock(&runs.kept).len(), 1);
+        let other = "other".parse::<TenantId>().unwrap();
         let never = || -> Result<Small, Refusal> { panic!("it is kept") };
-        runs.get(&tenant, &Cid::of(b"0"), never).unwrap();
-        for n in 1..9u8 {
-            runs.get(&tenant, &Cid::of(&[n]), || Ok(Small)).unwrap();
+        runs.get(&tenant, &0, || Ok(Small)).unwrap();
+        runs.get(&tenant, &0, never).unwrap();
+        assert!(runs.kept(&other, &0).is_none());
+        for n in 1..9 {
+            runs.get(&tenant, &n, || Ok(Small)).unwrap();
+            // Who is asked for again stays.
+            runs.get(&tenant, &0, never).unwrap();
         }
-        assert_eq!(lock(&runs.kept).len(), Small::BYTES_MAX);
+        runs.keep(&tenant, &0, Arc::new(Small));
+        let kept: Vec<u8> = lock(&runs.kept).iter().map(|((_, name), _)| *name).collect();
+        assert_eq!(kept, [7, 8, 0]);
+    }
+
+    #[test]
+    fn what_failed_is_read_again() {
+        let (runs, tenant) = (Runs::<Small>::default(), "acme".parse::<TenantId>().unwrap());
+        let failed = || Err(Refusal::new(rewarder_model::Reason::Internal, "the disk"));
+        assert!(runs.get(&tenant, &0, failed).is_err());
+        assert!(runs.get(&tenant, &0, || Ok(Small)).is_ok());
     }
 }

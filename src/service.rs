@@ -2,7 +2,7 @@
 
 use crate::bus::{Bus, Event};
 use crate::config::{self, ConfigArgs, ConfigError, Environment, Settings, Stages};
-use crate::explained::{Explained, Runs, Signed};
+use crate::explained::{Explained, Runs, Settled};
 use crate::health::Health;
 use crate::late::{Late, LateKey};
 use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
@@ -92,7 +92,7 @@ pub struct Service {
     /// Settled runs that were asked for again, which the ledger is not bothered with.
     dup: Counter,
     explained: Runs<Explained>,
-    signed: Runs<Signed>,
+    settled: Runs<Settled>,
 }
 
 type FlightKey = (TenantId, Cid, bool);
@@ -359,7 +359,7 @@ impl Service {
             latency: histogram!(COMPUTE_LATENCY),
             dup: counter!(LEDGER_INTENTS_TOTAL, "result" => "dup"),
             explained: Runs::default(),
-            signed: Runs::default(),
+            settled: Runs::default(),
             settings: ArcSwap::from_pointee(settings),
             origin,
             engine,
@@ -421,9 +421,9 @@ impl Service {
         &self.explained
     }
 
-    /// Runs whose manifest and attestation were told lately.
-    pub fn signed(&self) -> &Runs<Signed> {
-        &self.signed
+    /// Epochs that are settled and were told lately.
+    pub fn settled(&self) -> &Runs<Settled> {
+        &self.settled
     }
 
     /// The stages' knobs and dials.

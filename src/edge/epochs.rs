@@ -1,7 +1,7 @@
 //! `GET /rewarder/epochs/{epoch_id}` and `GET /rewarder/policy/{policy_id}`: what a run left behind, as it was stored.
 
 use super::{Body, Context, Result, bytes_response, decoded, json};
-use crate::explained::Signed;
+use crate::explained::Settled;
 use crate::pipeline::{blocking, part};
 use crate::refusal::Refusal;
 use crate::service::{JobState, Service};
@@ -9,6 +9,7 @@ use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rewarder_admit::Scope;
+use rewarder_emit::is_settled;
 use rewarder_model::{Cid, EpochId, PolicyId, Reason, TenantId};
 use rewarder_store::{EpochRun, Kind, MANIFEST, Object, Run};
 use std::io;
@@ -81,45 +82,45 @@ pub fn with_etag(
     Ok(response)
 }
 
-/// Reads what of a run's answer never changes. The manifest stands there as its canonical bytes.
-fn signed(run: Run) -> Result<Signed> {
+/// An epoch's answer as it stands: the manifest as its canonical bytes, what the ledger said, and whether that is final.
+fn told(service: &Service, tenant: &TenantId, epoch: &EpochId) -> Result<Option<Arc<Settled>>> {
+    let store = service.store()?;
+    let Some(EpochRun { run_key, claimed }) = store.epoch_run(tenant, epoch)? else { return Ok(None) };
+    let Some(run) = store.run(tenant, &run_key)? else { return Ok(None) };
     let (manifest, attestation) = (small_part(&run, MANIFEST)?, small_part(&run, part::ATTESTATION)?);
-    let commitment = Cid::of(&manifest).to_string();
-    let before = [
+    let delivery = run.delivery()?;
+    let body = [
         br#"{"attestation":"#,
         &attestation[..],
         br#","commitment":""#,
-        commitment.as_bytes(),
+        Cid::of(&manifest).to_string().as_bytes(),
         br#"","delivery":"#,
+        delivery.as_deref().unwrap_or(b"null"),
+        br#","manifest":"#,
+        &manifest,
+        b"}",
     ]
     .concat();
-    let after = [br#","manifest":"#, &manifest[..], b"}"].concat();
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&before).update(&after);
-    Ok(Signed { run, before, after, hash: hasher.finalize().into() })
+    let told = Arc::new(Settled { etag: Cid::of(&body).hex(), body: body.into() });
+    if claimed && delivery.is_some_and(|record| is_settled(&record)) {
+        service.settled().keep(tenant, epoch, told.clone());
+    }
+    Ok(Some(told))
 }
 
 /// Manifest, attestation and delivery.
 pub async fn epoch(context: Context, epoch: &str) -> Result<Response<Body>> {
     let (pass, epoch) = context.pass_for_epoch(Scope::Inspect, epoch).await?;
     let (service, tenant) = (context.service.clone(), pass.tenant().clone());
-    let (it, key) = (service.clone(), (tenant.clone(), epoch.clone()));
-    let found = blocking(move || {
-        let store = it.store()?;
-        let Some(EpochRun { run_key, .. }) = store.epoch_run(&key.0, &key.1)? else { return Ok(None) };
-        let signed = it.signed().get(&key.0, &run_key, || match store.run(&key.0, &run_key)? {
-            Some(run) => signed(run),
-            None => Err(Refusal::new(Reason::EpochNotFound, "the epoch's run is not stored any more")),
-        })?;
-        let delivery = signed.run.delivery()?.unwrap_or_else(|| b"null".to_vec());
-        Ok(Some((signed, delivery)))
-    })
-    .await?;
-    let Some((signed, delivery)) = found else { return no_run(&service, &tenant, &epoch) };
-    let etag = Cid::of(&[signed.hash.as_bytes(), &delivery[..]].concat()).hex();
-    with_etag(&context.request, &etag, || {
-        Ok(bytes_response("application/json", [&signed.before[..], &delivery, &signed.after].concat()))
-    })
+    let found = match service.settled().kept(&tenant, &epoch) {
+        Some(kept) => Some(kept),
+        None => {
+            let (it, key) = (service.clone(), (tenant.clone(), epoch.clone()));
+            blocking(move || told(&it, &key.0, &key.1)).await?
+        }
+    };
+    let Some(found) = found else { return no_run(&service, &tenant, &epoch) };
+    with_etag(&context.request, &found.etag, || Ok(bytes_response("application/json", found.body.clone())))
 }
 
 /// A stored policy document, byte for byte.
