@@ -18,7 +18,7 @@ pub trait OfRun {
     /// Most bytes that all of it may take together.
     const BYTES_MAX: usize;
     /// What it is found by, within its tenant.
-    type Name: Clone + PartialEq + Send;
+    type Name: Clone + PartialEq;
     /// How many this one takes.
     fn bytes(&self) -> usize;
 }
