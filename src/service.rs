@@ -260,13 +260,7 @@ pub async fn deliverer_with(
         .map_err(|e| failed("the spool cannot be opened")(&e))?;
     let (clock, entropy) = (clock.clone(), entropy.clone());
     let around = Surroundings { ledger, spool, latch, clock, entropy, spawn };
-    let deadline = Duration::from(settings.ledger_deadline_ms);
-    let delivery = DeliveryConfig {
-        deadline,
-        retries_max: settings.ledger_max_retries,
-        attempt: DeliveryConfig::default().attempt.min(deadline),
-        ..DeliveryConfig::default()
-    };
+    let delivery = DeliveryConfig::within(settings.ledger_deadline_ms.into(), settings.ledger_max_retries);
     Ok(Deliverer::new(around, delivery, ReemitConfig::default(), breaker(settings)))
 }
 

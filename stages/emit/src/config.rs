@@ -31,7 +31,7 @@ pub struct DeliveryConfig {
     pub deadline: Duration,
     /// `LEDGER_MAX_RETRIES`: submissions after the first.
     pub retries_max: u32,
-    /// Over one attempt: two attempts and a question fit into the default deadline.
+    /// Over one attempt: two of them and a question fit into the deadline.
     pub attempt: Duration,
     /// Ceiling of the first wait; it doubles with each failure.
     pub backoff_first: Duration,
@@ -39,15 +39,28 @@ pub struct DeliveryConfig {
     pub backoff_max: Duration,
 }
 
-impl Default for DeliveryConfig {
-    fn default() -> Self {
+impl DeliveryConfig {
+    /// Shortest time for an attempt, unless the deadline is shorter.
+    const ATTEMPT_MIN: Duration = Duration::from_millis(400);
+    /// Longest: silence is asked about within the time that whoever submitted the job waits.
+    const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+
+    /// With a deadline, of which an attempt gets its share, and a number of tries after the first.
+    pub fn within(deadline: Duration, retries_max: u32) -> Self {
+        let attempt = (deadline * 2 / 5).clamp(Self::ATTEMPT_MIN, Self::ATTEMPT_MAX).min(deadline);
         Self {
-            deadline: Duration::from_millis(1000),
-            retries_max: 2,
-            attempt: Duration::from_millis(400),
+            deadline,
+            retries_max,
+            attempt,
             backoff_first: Duration::from_millis(25),
             backoff_max: Duration::from_millis(400),
         }
+    }
+}
+
+impl Default for DeliveryConfig {
+    fn default() -> Self {
+        Self::within(Duration::from_millis(1000), 2)
     }
 }
 
@@ -112,6 +125,21 @@ impl Default for HealthConfig {
             failures_max: 10,
             window: Duration::from_secs(60),
             samples_min: 20,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_follows_the_deadline_within_bounds() {
+        for (deadline, attempt) in
+            [(1, 1), (300, 300), (1000, 400), (2000, 800), (5000, 2000), (86_400_000, 2000)]
+        {
+            let config = DeliveryConfig::within(Duration::from_millis(deadline), 2);
+            assert_eq!(config.attempt, Duration::from_millis(attempt), "{deadline}");
         }
     }
 }
