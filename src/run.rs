@@ -34,6 +34,10 @@ use std::time::{Duration, Instant};
 pub const RECORD: &str = "run.json";
 /// Recipients named in the summary.
 const NAMED: usize = 10;
+/// Actors looked through before it is asked again how much the last of them gets.
+const RANKS_TOGETHER: usize = 16 * 1024;
+/// Bytes of small pieces that are written to a file together; what is larger is not copied for that.
+const WRITTEN_TOGETHER: usize = 64 << 10;
 /// How often the progress bar moves.
 const TICK: Duration = Duration::from_millis(80);
 /// Floors measured by `--profile-stages`.
@@ -352,23 +356,26 @@ fn details(outcome: &Outcome, names: &Dictionary, paid: u128) -> String {
     let money = |amount: u128| grouped(&amount.to_string());
     let cap = derivation.actor_cap.unwrap_or(u128::MAX);
     let mut top = BinaryHeap::<Reverse<Paid>>::new();
-    let mut at_cap = 0u64;
     // Who comes to the cap by a share or a unit of rounding is not capped.
     let some_capped = derivation.capped > 0 || outcome.table.cut > 0;
-    outcome.recipients(names, |name, score, payout| {
-        at_cap += u64::from(some_capped && payout == cap);
-        if top.len() == NAMED && top.peek().is_some_and(|Reverse((least, ..))| payout < *least) {
-            return;
-        }
-        // The largest payouts; among equals the smaller name.
-        let entry = Reverse((payout, Reverse(name.to_vec()), score));
-        if top.len() < NAMED {
-            top.push(entry);
-        } else if top.peek().is_some_and(|least| entry < *least) {
-            top.pop();
-            top.push(entry);
-        }
-    });
+    let mut at_cap = 0u64;
+    if some_capped {
+        outcome.recipients(0..outcome.scores.len(), cap, names, |_, _, _| at_cap += 1);
+    }
+    for start in (0..outcome.scores.len()).step_by(RANKS_TOGETHER) {
+        let end = (start + RANKS_TOGETHER).min(outcome.scores.len());
+        // The largest payouts; among equals the smaller name, which came before.
+        let least = top.peek().filter(|_| top.len() == NAMED).map_or(0, |Reverse((least, ..))| least + 1);
+        outcome.recipients(start..end, least, names, |name, score, payout| {
+            if top.len() == NAMED {
+                if top.peek().is_some_and(|Reverse((least, ..))| payout <= *least) {
+                    return;
+                }
+                top.pop();
+            }
+            top.push(Reverse((payout, Reverse(name.to_vec()), score)));
+        });
+    }
     if !top.is_empty() {
         let _ = writeln!(
             text,
@@ -479,7 +486,8 @@ pub fn write_file(
 ) -> std::io::Result<()> {
     let temporary = dir.join(format!(".{name}.{}", std::process::id()));
     let result = (|| {
-        let mut file = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(&temporary)?);
+        let mut file =
+            std::io::BufWriter::with_capacity(WRITTEN_TOGETHER, std::fs::File::create(&temporary)?);
         write(&mut file)?;
         file.flush()?;
         drop(file);

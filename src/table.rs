@@ -17,9 +17,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows of a batch, if recipients were spread evenly over the canonical order.
-const BATCH_ROWS: usize = 16 * 1024;
+const BATCH_ROWS: usize = 8 * 1024;
 /// Most places of the canonical order that make a batch: the recipients among them are its rows.
 const BATCH_RANKS_MAX: usize = 4 * BATCH_ROWS;
+/// Batches that are made for each thread while as many are written: whoever is done with the one helps with the other.
+const BATCHES_PER_THREAD: usize = 2;
 
 fn schema(scale: u8) -> Arc<Schema> {
     Arc::new(Schema::new(vec![
@@ -29,18 +31,22 @@ fn schema(scale: u8) -> Arc<Schema> {
     ]))
 }
 
-/// The recipients among some places of the canonical order, as columns.
+/// The recipients among some places of the canonical order, as columns. There are seldom more than `rows`.
 fn batch(
     outcome: &Outcome,
     names: &(impl Names + ?Sized),
     schema: &Arc<Schema>,
     ranks: Range<usize>,
+    rows: usize,
 ) -> Result<RecordBatch, ArrowError> {
-    let (mut text, mut ends) = (Vec::new(), Vec::new());
-    let (mut scores, mut payouts) = (Vec::new(), Vec::new());
-    outcome.recipients_among(ranks, names, |actor, score, payout| {
+    let line = outcome.table.len().checked_div(outcome.table.recipients).unwrap_or(0) as usize;
+    let (mut text, mut ends) = (Vec::with_capacity(rows * line), Vec::with_capacity(rows + 1));
+    let (mut scores, mut payouts) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+    ends.push(0);
+    outcome.recipients(ranks, 0, names, |actor, score, payout| {
         text.extend_from_slice(actor);
-        ends.push(actor.len());
+        // Names of a batch are below 8 MiB together.
+        ends.push(text.len() as i32);
         // Both are below 10^38, which a payable run has shown.
         scores.push(score as i128);
         payouts.push(payout as i128);
@@ -49,7 +55,7 @@ fn batch(
         Decimal128Array::from(values).with_data_type(schema.field(column).data_type().clone())
     };
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::try_new(OffsetBuffer::from_lengths(ends), text.into(), None)?),
+        Arc::new(StringArray::try_new(OffsetBuffer::new(ends.into()), text.into(), None)?),
         Arc::new(decimals(scores, 1)),
         Arc::new(decimals(payouts, 2)),
     ];
@@ -63,8 +69,8 @@ fn other(e: ArrowError) -> io::Error {
     }
 }
 
-/// Writes `allocations.arrow`, an Arrow IPC file. Batches are made on the pool, as many at once as it has threads, while
-/// those before are written.
+/// Writes `allocations.arrow`, an Arrow IPC file. Batches are made on the pool, some for each of its threads, while those
+/// before are written.
 ///
 /// # Errors
 /// Those of the writer.
@@ -82,10 +88,13 @@ pub fn write_arrow(
     let ranks = len.div_ceil(recipients.div_ceil(BATCH_ROWS).max(1)).clamp(1, BATCH_RANKS_MAX);
     let ranges: Vec<Range<usize>> =
         (0..len).step_by(ranks).map(|start| start..(start + ranks).min(len)).collect();
-    let mut groups = ranges.chunks(pool.threads().max(1));
+    // Where few are paid all of them are less than a few batches.
+    let together = if recipients <= BATCH_ROWS { ranges.len() } else { BATCHES_PER_THREAD * pool.threads() };
+    let rows = recipients.div_ceil(ranges.len().max(1)).min(ranks);
+    let mut groups = ranges.chunks(together.max(1));
     let mut make = || {
         let group = groups.next().unwrap_or_default();
-        let batches = group.par_iter().map(|ranks| batch(outcome, names, &schema, ranks.clone()));
+        let batches = group.par_iter().map(|ranks| batch(outcome, names, &schema, ranks.clone(), rows));
         batches.collect::<Result<Vec<_>, _>>()
     };
     pool.install(|| {

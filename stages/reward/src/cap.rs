@@ -40,6 +40,9 @@ impl Capped {
     const NOBODY: Self = Self { above: u128::MAX, count: 0, score: 0 };
 }
 
+/// Who is capped, and their scores, the largest first, if they have been looked at one by one.
+pub type Found = (Capped, Option<Vec<u128>>);
+
 /// One round of the contract's capping, for whoever asks when he was capped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Round {
@@ -65,11 +68,11 @@ pub const ROUNDS_MAX: usize = 64;
 const RETOLD_MAX: u64 = 100_000;
 
 /// Retells the contract's rounds. Empty if too many are capped.
-pub fn rounds(scores: &Scores, budget: u128, cap: u128, total: u128, capped: &Capped) -> Vec<Round> {
+pub fn rounds(scores: &Scores, budget: u128, cap: u128, total: u128, (capped, top): Found) -> Vec<Round> {
     if capped.count == 0 || capped.count > RETOLD_MAX {
         return Vec::new();
     }
-    let top = at_least(scores, capped.above + 1);
+    let top = top.unwrap_or_else(|| at_least(scores, capped.above + 1));
     let (mut rounds, mut start) = (Vec::new(), 0);
     let (mut pot, mut base) = (budget, total);
     while start < top.len() && rounds.len() < ROUNDS_MAX {
@@ -156,17 +159,17 @@ impl Terms {
 }
 
 /// Finds the set for budget `budget`, cap `cap` and total `total`, which is below 10^38.
-pub fn find(scores: &Scores, budget: u128, cap: u128, total: u128) -> Capped {
+pub fn find(scores: &Scores, budget: u128, cap: u128, total: u128) -> Found {
     // Nobody's share is above the whole budget.
     if cap >= budget {
-        return Capped::NOBODY;
+        return (Capped::NOBODY, None);
     }
     let terms = Terms { budget, cap, total };
-    by_walking(scores, &terms).unwrap_or_else(|| by_counting(scores, &terms))
+    by_walking(scores, &terms).unwrap_or_else(|| (by_counting(scores, &terms), None))
 }
 
 /// Walks down the scores above half of the first round's line, if they are few and the walk ends among them.
-fn by_walking(scores: &Scores, terms: &Terms) -> Option<Capped> {
+fn by_walking(scores: &Scores, terms: &Terms) -> Option<Found> {
     let line = wide::mul_div(terms.cap, terms.total, &wide::Divisor::new(terms.budget)?)?;
     let least = line / 2 + 1;
     // Scores of at least `least` are at most so many, by what they add up to.
@@ -174,14 +177,16 @@ fn by_walking(scores: &Scores, terms: &Terms) -> Option<Capped> {
         return None;
     }
     let mut capped = Capped::NOBODY;
-    for score in at_least(scores, least) {
-        if !terms.holds(capped.count, capped.score, score) {
-            return Some(capped);
+    let mut top = at_least(scores, least);
+    for score in &top {
+        if !terms.holds(capped.count, capped.score, *score) {
+            top.truncate(capped.count as usize);
+            return Some((capped, Some(top)));
         }
         capped = Capped { above: score - 1, count: capped.count + 1, score: capped.score + score };
     }
     // Whoever comes next has less than `least`.
-    (!terms.holds(capped.count, capped.score, least - 1)).then_some(capped)
+    (!terms.holds(capped.count, capped.score, least - 1)).then_some((capped, Some(top)))
 }
 
 fn by_counting(scores: &Scores, terms: &Terms) -> Capped {

@@ -102,11 +102,12 @@ impl Derivation {
                 if let (Some(cap), Excess::Redistribute) = (this.actor_cap, excess)
                     && total > 0
                 {
-                    let capped = cap::find(scores, budget, cap, total);
+                    let found = cap::find(scores, budget, cap, total);
+                    let capped = found.0;
                     if capped.count > 0 {
                         this.capped_above = Some(capped.above);
                         this.capped = capped.count;
-                        this.rounds = cap::rounds(scores, budget, cap, total, &capped);
+                        this.rounds = cap::rounds(scores, budget, cap, total, found);
                         this.pot = budget - cap * u128::from(capped.count);
                         this.base = total - capped.score;
                     }
@@ -253,13 +254,21 @@ impl<'a> Payer<'a> {
     /// For one run.
     pub fn new(derivation: &'a Derivation) -> Self {
         let divider = Divider::of(derivation);
-        // floor(pot * s / base) + 1 < min as soon as s < floor((min - 1) * base / pot).
-        let dust_below = Divisor::new(derivation.pot)
-            .zip(derivation.min_payout.checked_sub(1))
-            .filter(|_| derivation.actor_cap.is_none_or(|cap| cap >= derivation.min_payout))
-            .and_then(|(pot, min)| wide::mul_div(min, derivation.base, &pot))
-            .unwrap_or(0);
-        Self { derivation, divider, dust_below }
+        let mut this = Self { derivation, divider, dust_below: 0 };
+        if derivation.actor_cap.is_none_or(|cap| cap >= derivation.min_payout) {
+            this.dust_below = this.reach(derivation.min_payout);
+        }
+        this
+    }
+
+    /// Scores below this are paid less than so much, which need not be computed; of what a cap allows.
+    #[inline]
+    pub fn reach(&self, payout: u128) -> u128 {
+        // floor(pot * s / base) + 1 < payout as soon as s < floor((payout - 1) * base / pot).
+        Divisor::new(self.derivation.pot)
+            .zip(payout.checked_sub(1))
+            .and_then(|(pot, less)| wide::mul_div(less, self.derivation.base, &pot))
+            .unwrap_or(0)
     }
 
     /// Scores below this get nothing, which need not be computed.
@@ -268,8 +277,8 @@ impl<'a> Payer<'a> {
         self.dust_below
     }
 
-    /// How the payout of a score at a canonical position comes about.
-    #[inline]
+    /// How the payout of a score at a canonical position comes about. Always inlined: of most calls only the payout is wanted.
+    #[inline(always)]
     pub fn steps(&self, score: u128, rank: usize) -> Steps {
         let d = self.derivation;
         let mut steps = Steps {

@@ -115,24 +115,29 @@ pub fn compute(
 }
 
 impl Outcome {
-    /// Every recipient in canonical order: name, score, payout. The table again, with what led to it.
-    pub fn recipients(&self, names: &(impl Names + ?Sized), take: impl FnMut(&[u8], u128, u128)) {
-        self.recipients_among(0..self.scores.len(), names, take);
-    }
-
-    /// Those of them whose names stand at these places of the canonical order.
-    pub fn recipients_among(
+    /// Recipients of at least so much, of those whose names stand at these places of the canonical order: name, score, payout.
+    /// The lines of the table again, with what led to them.
+    pub fn recipients(
         &self,
         ranks: Range<usize>,
+        least: u128,
         names: &(impl Names + ?Sized),
         mut take: impl FnMut(&[u8], u128, u128),
     ) {
         let Some(derivation) = &self.derivation else { return };
+        if least > self.table.largest {
+            return;
+        }
         let payer = Payer::new(derivation);
-        let order = names.order();
-        self.scores.each_from(ranks, payer.dust_below(), |rank, score| {
+        let least_score = payer.reach(least);
+        let (order, score_at) = (names.order(), self.scores.by_rank());
+        self.table.each_paid(ranks, |rank| {
+            let score = score_at(rank);
+            if score < least_score {
+                return;
+            }
             let payout = payer.steps(score, rank).payout;
-            if payout > 0 {
+            if payout >= least {
                 take(names.name(order.map_or(rank, |order| order[rank] as usize)), score, payout);
             }
         });

@@ -266,8 +266,14 @@ impl Scores {
     /// The score at a rank of the canonical order.
     #[inline]
     pub fn at(&self, rank: usize) -> u128 {
-        let high = self.high.as_ref().map_or(0, |high| high[rank]);
-        u128::from(high) << 64 | u128::from(self.low[rank])
+        self.by_rank()(rank)
+    }
+
+    /// The same, for who asks for many.
+    #[inline]
+    pub(crate) fn by_rank(&self) -> impl Fn(usize) -> u128 {
+        let (low, high) = (&self.low[..], self.high.as_deref());
+        move |rank| u128::from(high.map_or(0, |high| high[rank])) << 64 | u128::from(low[rank])
     }
 
     /// The ranks, cut into tasks.

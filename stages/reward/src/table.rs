@@ -6,6 +6,7 @@ use crate::score::Scores;
 use rayon::prelude::*;
 use rewarder_model::memory::Block;
 use rewarder_model::{Cid, Names};
+use std::ops::Range;
 
 /// The canonical text in pieces that hold whole lines, its root, and the sums that came up while it was written.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Table {
     pub cut: u128,
     /// The largest payout.
     pub largest: u128,
+    /// A bit for each rank: whether there is a line for it.
+    paid_at: Vec<u64>,
 }
 
 /// Name, tab, payout, line feed, and room for what is written beyond an end and overwritten by what comes next.
@@ -29,8 +32,8 @@ const LINE_BYTES_MAX: usize = rewarder_model::name::ACTOR_BYTES_MAX + 41 + NAME_
 const NAME_BYTES: usize = 32;
 /// Text is written into blocks of this size: in huge pages, which cost a fraction of small ones to touch first.
 const BLOCK_BYTES: usize = 2 << 20;
-/// Blocks of fewer actors. Each part of the work ends with a block that is not full, and what is not written of a small one takes
-/// no memory: contract §2 leaves little where names are short.
+/// The first block of each part of the work, and all blocks of fewer actors: what is not written of a small one takes no memory.
+/// Where few are paid a large one would be cleared for a line or two, and contract §2 leaves little where names are short.
 const SMALL_BLOCK_BYTES: usize = 256 << 10;
 /// From so many actors on blocks are large.
 const MANY_ACTORS: usize = 1 << 19;
@@ -59,6 +62,7 @@ struct Written {
     paid: u128,
     cut: u128,
     largest: u128,
+    paid_at: Vec<u64>,
 }
 
 impl Written {
@@ -69,7 +73,7 @@ impl Written {
             self.full.extend(self.piece.take());
         }
         self.piece.get_or_insert_with(|| {
-            let most = if self.small { SMALL_BLOCK_BYTES } else { BLOCK_BYTES };
+            let most = if self.small || self.full.is_empty() { SMALL_BLOCK_BYTES } else { BLOCK_BYTES };
             let bytes = lines.max(1).saturating_mul(LINE_BYTES_MAX).min(most);
             Piece { block: Block::scratch(bytes), len: 0 }
         })
@@ -107,7 +111,15 @@ impl Written {
 impl Table {
     /// A table without lines.
     pub fn empty() -> Self {
-        Self { text: Vec::new(), root: Cid::of(b""), recipients: 0, paid: 0, cut: 0, largest: 0 }
+        Self {
+            text: Vec::new(),
+            root: Cid::of(b""),
+            recipients: 0,
+            paid: 0,
+            cut: 0,
+            largest: 0,
+            paid_at: Vec::new(),
+        }
     }
 
     /// Applies a derivation to every score, in canonical order. The root is still that of no text: see [`Table::hash`].
@@ -120,6 +132,9 @@ impl Table {
             .tasks()
             .fold(empty, |mut part, range| {
                 let start = range.start;
+                // Tasks begin at multiples of 64.
+                let before = part.paid_at.len();
+                part.paid_at.resize(before + range.len().div_ceil(64), 0);
                 scores.each_from(range, payer.dust_below(), |rank, score| {
                     let steps = payer.steps(score, rank);
                     part.cut += steps.cut;
@@ -127,6 +142,7 @@ impl Table {
                         let payout = crate::plant::payout(steps.payout, rank);
                         let index = order.map_or(rank, |order| order[rank] as usize);
                         part.line(scores.len() - start, names.place(index), payout);
+                        part.paid_at[before + (rank - start) / 64] |= 1 << ((rank - start) % 64);
                         part.recipients += 1;
                         part.paid += steps.payout;
                         part.largest = part.largest.max(steps.payout);
@@ -141,6 +157,7 @@ impl Table {
             table.paid += part.paid;
             table.cut += part.cut;
             table.largest = table.largest.max(part.largest);
+            table.paid_at.extend_from_slice(&part.paid_at);
             table.text.extend(part.full.into_iter().chain(part.piece));
         }
         table
@@ -158,6 +175,22 @@ impl Table {
             hasher.update(piece);
         });
         hasher.finalize().into()
+    }
+
+    /// Each rank of a range for which there is a line.
+    #[inline]
+    pub(crate) fn each_paid(&self, ranks: Range<usize>, mut take: impl FnMut(usize)) {
+        let words = ranks.start / 64..ranks.end.div_ceil(64).min(self.paid_at.len());
+        for (at, word) in words.clone().zip(self.paid_at.get(words).unwrap_or_default()) {
+            let mut bits = *word;
+            while bits != 0 {
+                let rank = 64 * at + bits.trailing_zeros() as usize;
+                if ranks.contains(&rank) {
+                    take(rank);
+                }
+                bits &= bits - 1;
+            }
+        }
     }
 
     /// Number of bytes of the text.

@@ -378,6 +378,16 @@ fn laws(case: &Case, outcome: &Outcome) {
         ascending.push((score, steps.payout));
     }
     assert_eq!(cut, outcome.table.cut);
+    // Asked for those of at least so much: no fewer and no more, in canonical order.
+    let names = &case.actors;
+    for least in [0, 1, outcome.table.largest / 2, outcome.table.largest, outcome.table.largest + 1] {
+        let mut found = Vec::new();
+        outcome.recipients(0..outcome.scores.len(), least, names, |name, _, payout| {
+            found.push((String::from_utf8(name.to_vec()).unwrap(), payout));
+        });
+        let asked = paid.iter().filter(|(_, payout)| **payout >= least.max(1));
+        assert_eq!(found, asked.map(|(name, payout)| (name.clone(), *payout)).collect::<Vec<_>>());
+    }
     assert_eq!(paid.values().max().copied().unwrap_or(0), outcome.table.largest);
     if read.tariff {
         assert_eq!(shared, sum + dust + cut, "what the price list says is paid, cut or dust");
