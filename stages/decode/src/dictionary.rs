@@ -12,8 +12,10 @@ use std::ops::Range;
 
 /// Bytes of a category's name.
 const CATEGORY_BYTES_MAX: usize = 64;
-/// Values checked by one task; large enough to make scheduling free, small enough that their bytes stay in L2.
+/// Values checked by one task where they are checked all at once; large enough to make scheduling free.
 const VALUES_PER_TASK: usize = 16 * 1024;
+/// Values compared by what comes behind the beginning that all of them share: the fewer the longer that is.
+const VALUES_ALIKE: usize = 64;
 
 /// A dictionary whose values obey the contract and are distinct.
 ///
@@ -103,6 +105,7 @@ impl Dictionary {
         Values {
             offsets: self.body[self.offsets.clone()].as_chunks().0,
             text: &self.body[self.values.clone()],
+            at: 0,
         }
     }
 
@@ -130,8 +133,8 @@ impl Dictionary {
     }
 }
 
-/// A dictionary whose body is on its way to where it will stay. Values are checked as their bytes come, while they are
-/// still in a cache and while the next ones are being hashed.
+/// A dictionary whose body is on its way to where it will stay. Values are checked by whoever has read and hashed their bytes,
+/// from his cache; what lies across the seams of two such pieces is checked afterwards.
 pub(crate) struct Reading {
     /// Where the body begins in the stream.
     pub at: u64,
@@ -147,20 +150,21 @@ pub(crate) struct Reading {
     sorted: bool,
 }
 
-/// What of a dictionary has been read, to be checked.
+/// What of a dictionary has been read, to check values by.
 pub(crate) struct Ready<'a> {
+    /// Where the body begins in the stream.
+    at: u64,
     there: &'a [u8],
     offsets: Range<usize>,
     values: Range<usize>,
     len: usize,
-    checked: usize,
     kind: Kind,
 }
 
-/// How far the values have been checked, and whether the ones that were new ascend.
+/// Values that lay in one piece of the body, and whether they obey the rules and ascend.
 pub(crate) struct Checked {
-    upto: usize,
-    sorted: bool,
+    values: Range<usize>,
+    sorted: Result<bool, Broken>,
 }
 
 impl Reading {
@@ -192,13 +196,26 @@ impl Reading {
         let there = (read.saturating_sub(self.at) as usize).min(self.body.len());
         let (there, rest) = self.body.split_at_mut(there);
         let (offsets, values) = (self.offsets.clone(), self.values.clone());
-        (Ready { there, offsets, values, len: self.len, checked: self.checked, kind: self.kind }, rest)
+        (Ready { at: self.at, there, offsets, values, len: self.len, kind: self.kind }, rest)
     }
 
-    /// Takes note of what [`Ready::check`] found.
-    pub fn note(&mut self, checked: Checked) {
-        self.checked = checked.upto;
-        self.sorted &= checked.sorted;
+    /// Takes note of what [`Ready::check_piece`] found in pieces that follow each other up to `read`, and checks what lies
+    /// between them.
+    pub fn note(&mut self, read: u64, pieces: impl IntoIterator<Item = Checked>) -> Result<(), Broken> {
+        let (mut checked, mut sorted) = (self.checked, true);
+        let (ready, _) = self.split(read);
+        for piece in pieces {
+            // Offsets that do not ascend may say anything; the check of what is left finds them out.
+            if piece.values.is_empty() || piece.values.start < checked {
+                continue;
+            }
+            sorted &= ready.check(checked..piece.values.start)?;
+            sorted &= piece.sorted? && ready.values().follows(piece.values.start);
+            checked = piece.values.end;
+        }
+        self.checked = checked;
+        self.sorted &= sorted;
+        Ok(())
     }
 
     /// Checks what is left to be checked.
@@ -213,6 +230,7 @@ impl Reading {
                 return Err(Fault::ValidityZero.here());
             }
         }
+        let checked = self.checked;
         let (ready, _) = self.split(self.end());
         if ready.len == 0 {
             // The one offset bounds no value of ours, but other readers slice by it.
@@ -223,9 +241,9 @@ impl Reading {
                 return Err(Fault::OffsetsInvalid.here());
             }
         }
-        let checked = ready.check()?;
-        self.note(checked);
-        let Self { body, offsets, values, len, sorted, .. } = self;
+        let sorted = ready.check(checked..ready.len)?;
+        let sorted = self.sorted && sorted;
+        let Self { body, offsets, values, len, .. } = self;
         let mut this = Dictionary { body, offsets, values, len, order: None };
         if !sorted {
             this.order = Some(this.sort()?);
@@ -235,86 +253,164 @@ impl Reading {
 }
 
 impl Ready<'_> {
-    /// Checks the values whose bytes are all there.
-    pub fn check(&self) -> Result<Checked, Broken> {
-        let none = Checked { upto: self.checked, sorted: true };
-        // Without values there may be no offsets either, not even the first.
-        if self.len == 0 {
-            return Ok(none);
+    /// The values of which all is there, and the beginnings of others.
+    fn values(&self) -> Values<'_> {
+        // There may be no offsets, not even the first, where there are no values.
+        let offsets = self.there.get(self.offsets.clone()).unwrap_or_default();
+        let text = self.there.get(self.values.start..self.there.len().min(self.values.end));
+        Values { offsets: offsets.as_chunks().0, text: text.unwrap_or_default(), at: 0 }
+    }
+
+    /// Checks the values that lie within a piece of the body, which begins at `at` of the stream, as far as that can be told by
+    /// what was there before.
+    pub fn check_piece(&self, at: u64, piece: &[u8]) -> Checked {
+        let none = Checked { values: 0..0, sorted: Ok(true) };
+        let piece_at = (at - self.at) as usize;
+        let start = self.values.start.saturating_sub(piece_at);
+        let end = self.values.end.saturating_sub(piece_at).min(piece.len());
+        let Some(text) = piece.get(start..end) else { return none };
+        let offsets = self.values().offsets;
+        let at = piece_at + start - self.values.start;
+        let first = offsets.partition_point(|offset| (u32::from_le_bytes(*offset) as usize) < at);
+        let ends = offsets.partition_point(|offset| u32::from_le_bytes(*offset) as usize <= at + text.len());
+        let values = first..ends.saturating_sub(1);
+        if values.is_empty() {
+            return none;
         }
-        let Some(offsets) = self.there.get(self.offsets.clone()) else { return Ok(none) };
-        let text_end = self.there.len().min(self.values.end);
-        let Some(text) = self.there.get(self.values.start..text_end) else { return Ok(none) };
-        let values = Values { offsets: offsets.as_chunks().0, text };
-        let within = |offset: &[u8; 4]| u32::from_le_bytes(*offset) as usize <= text.len();
-        let upto = match text_end == self.values.end {
-            true => self.len,
-            // Offsets that do not ascend put this anywhere; the check of the values before it finds them out.
-            false => self.checked + values.offsets[self.checked + 1..].partition_point(within),
-        };
-        let tasks: Vec<Range<usize>> = (self.checked..upto)
+        let sorted = Values { offsets, text, at }.check(values.clone(), self.kind);
+        Checked { values, sorted }
+    }
+
+    /// Checks some values, whose bytes are all there, and whether they and the one before them ascend.
+    fn check(&self, range: Range<usize>) -> Result<bool, Broken> {
+        let values = self.values();
+        let tasks: Vec<Range<usize>> = range
+            .clone()
             .step_by(VALUES_PER_TASK)
-            .map(|start| start..(start + VALUES_PER_TASK).min(upto))
+            .map(|start| start..(start + VALUES_PER_TASK).min(range.end))
             .collect();
         let checked: Vec<Result<bool, Broken>> =
             tasks.into_par_iter().map(|range| values.check(range, self.kind)).collect();
-        let mut sorted = true;
-        for result in checked {
-            sorted &= result?;
-        }
-        Ok(Checked { upto, sorted })
+        checked.into_iter().try_fold(true, |sorted, checked| Ok(sorted & checked?))
     }
 }
 
-/// Values as an Arrow array of strings has them: value `i` is `text[offsets[i]..offsets[i + 1]]`.
+/// Values as an Arrow array of strings has them, of which a part is here: value `i` is `text[offsets[i] - at..offsets[i + 1] - at]`.
 #[derive(Clone, Copy)]
 struct Values<'a> {
     offsets: &'a [[u8; 4]],
     text: &'a [u8],
+    at: usize,
 }
 
 impl<'a> Values<'a> {
+    /// Where a value begins and ends in the text: beyond it if it is not here, or its offsets are wrong.
     #[inline]
     fn bounds(&self, index: usize) -> (usize, usize) {
-        let at = |index: usize| u32::from_le_bytes(self.offsets[index]) as usize;
+        let at = |index: usize| (u32::from_le_bytes(self.offsets[index]) as usize).wrapping_sub(self.at);
         (at(index), at(index + 1))
     }
 
-    /// Checks some values and whether they, and the one before them, ascend strictly.
+    /// The shortest and the longest length of some values, of which there is at least one; else the first whose offsets are wrong.
+    fn lengths(&self, range: Range<usize>) -> Result<(usize, usize), usize> {
+        /// So many tasks of values of this length are below 2^32.
+        const MODERATE: u32 = 1 << 16;
+        const { assert!(VALUES_PER_TASK as u64 * (MODERATE as u64) < 1 << 32) };
+        // Above i32::MAX an offset is negative to Arrow; no body that fits in memory for real gets there.
+        let most = self.text.len().min((i32::MAX as usize).saturating_sub(self.at));
+        let offsets = &self.offsets[range.start..=range.end];
+        let lengths = offsets
+            .array_windows()
+            .map(|[start, end]| u32::from_le_bytes(*end).wrapping_sub(u32::from_le_bytes(*start)));
+        let (shortest, longest) =
+            lengths.fold((u32::MAX, 0), |(least, most), len| (least.min(len), most.max(len)));
+        let (first, last) = (self.bounds(range.start).0, self.bounds(range.end - 1).1);
+        // An offset before the one before it would be 2^32 to be made up for, by more than all these lengths.
+        if first <= last && last <= most && longest <= MODERATE {
+            return Ok((shortest as usize, longest as usize));
+        }
+        if first > most {
+            return Err(range.start);
+        }
+        let (mut shortest, mut longest) = (usize::MAX, 0);
+        for index in range {
+            let (start, end) = self.bounds(index);
+            if end < start || end > most {
+                return Err(index);
+            }
+            shortest = shortest.min(end - start);
+            longest = longest.max(end - start);
+        }
+        Ok((shortest, longest))
+    }
+
+    /// Whether some values, the shortest of which is so long, and the one before them ascend strictly.
+    fn ascend(&self, range: Range<usize>, shortest: usize) -> bool {
+        range.clone().step_by(VALUES_ALIKE).all(|start| {
+            let range = start..(start + VALUES_ALIKE).min(range.end);
+            self.follows(start) && self.ascend_alike(range, shortest)
+        })
+    }
+
+    /// Whether a value is greater than the one before it, if there is one and it is here. That may be another task's, and not
+    /// checked yet: looked up instead of trusted.
+    fn follows(&self, index: usize) -> bool {
+        let value = |index: usize| {
+            let (start, end) = self.bounds(index);
+            self.text.get(start..end)
+        };
+        let before = index.checked_sub(1).and_then(value);
+        before.is_none_or(|before| value(index).is_some_and(|value| before < value))
+    }
+
+    /// Whether a few values whose offsets hold ascend strictly.
+    ///
+    /// Values in order begin as the first and the last of them both do. What comes behind that settles nearly every comparison,
+    /// as a number, without a branch on how long the values are.
+    fn ascend_alike(&self, range: Range<usize>, shortest: usize) -> bool {
+        let text = self.text;
+        let ((first, first_end), (last, last_end)) = (self.bounds(range.start), self.bounds(range.end - 1));
+        let both = text[first..first_end].iter().zip(&text[last..last_end]);
+        let common = both.take_while(|(a, b)| a == b).count().min(shortest).min(16);
+        let beginning = u128::MAX.checked_shr(128 - 8 * common as u32).unwrap_or(0);
+        // How it begins, and the head of what is behind that. None near the end of the text.
+        let look = |index: usize| {
+            let (start, end) = self.bounds(index);
+            let bytes = text[start..].first_chunk()?;
+            Some((u128::from_le_bytes(*bytes) & beginning, head(text, start + common, end)))
+        };
+        let Some((begins, mut last)) = look(range.start) else {
+            return range.skip(1).all(|index| self.follows(index));
+        };
+        let mut unlike = 0;
+        for index in range.skip(1) {
+            let greater = match look(index) {
+                Some((this, head)) => {
+                    unlike |= this ^ begins;
+                    let before = std::mem::replace(&mut last, head);
+                    head > before || (head == before && self.follows(index))
+                }
+                None => self.follows(index),
+            };
+            if !greater {
+                return false;
+            }
+        }
+        unlike == 0
+    }
+
+    /// Checks some values, at least one, and whether they, and the one before them, ascend strictly.
     fn check(&self, range: Range<usize>, kind: Kind) -> Result<bool, Broken> {
         let fault = |fault: Fault, index: usize| {
             Err(fault.at(Place { value: Some(index as u64), ..Place::default() }))
         };
         let text = self.text;
-        let first = self.bounds(range.start).0;
-        if first > text.len() {
-            return fault(Fault::OffsetsInvalid, range.start);
-        }
-        // The value before may be another task's, and not checked yet: clamped instead of trusted.
-        let before = range.start.checked_sub(1).map(|index| self.bounds(index));
-        let mut last = before.and_then(|(start, end)| text.get(start..end));
-        let mut last_head = last.map_or(0, |last| head(last, 0, last.len()));
-        let (mut start, mut shortest, mut longest, mut sorted) = (first, usize::MAX, 0, true);
-        for (index, offset) in range.clone().zip(&self.offsets[range.start + 1..]) {
-            let end = u32::from_le_bytes(*offset) as usize;
-            // Above i32::MAX an offset is negative to Arrow; no body that fits in memory for real gets there.
-            if end < start || end > text.len() || end > i32::MAX as usize {
-                return fault(Fault::OffsetsInvalid, index);
-            }
-            shortest = shortest.min(end - start);
-            longest = longest.max(end - start);
-            if sorted {
-                let value = &text[start..end];
-                let head = head(text, start, end);
-                // Heads settle nearly every comparison; equal ones are those of values that agree that far.
-                sorted = head > last_head
-                    || (head == last_head && last.is_some_and(|last| last < value))
-                    || last.is_none();
-                (last, last_head) = (Some(value), head);
-            }
-            start = end;
-        }
-        let block = &text[first..start];
+        let (shortest, longest) = match self.lengths(range.clone()) {
+            Ok(found) => found,
+            Err(index) => return fault(Fault::OffsetsInvalid, index),
+        };
+        let sorted = self.ascend(range.clone(), shortest);
+        let block = &text[self.bounds(range.start).0..self.bounds(range.end - 1).1];
         let longest_allowed = if kind == Kind::Actor { ACTOR_BYTES_MAX } else { CATEGORY_BYTES_MAX };
         let fits = kind == Kind::Actor && shortest > 0 && longest <= longest_allowed;
         // The block as a whole is judged quickly; only a block that may be at fault is judged value by value.

@@ -25,6 +25,8 @@ const LEAVES_PER_THREAD: usize = (1 << 20) / LEAF_BYTES;
 const SMALL_BYTES: u64 = 10 << 20;
 /// The same where nothing is handed on: there is less waiting for each other the larger a window is.
 const LEAVES_HASHED_ONLY: usize = (4 << 20) / LEAF_BYTES;
+/// So many windows are read together where all of it goes to where it stays.
+const WINDOWS_DIRECT: u64 = 4;
 /// A row costs less than reading and hashing its bytes, so half of the threads are enough to take rows in; the others
 /// hash meanwhile. Fewer lanes are less memory to touch and less to merge.
 const THREADS_PER_LANE: usize = 2;
@@ -188,15 +190,15 @@ fn stream<S: RowSink>(
     make_sink: impl FnOnce(&SnapshotHeader, &Dictionary, &Dictionary) -> Option<S>,
 ) -> Result<Vec<S::Lane>, Stop> {
     let (mut make_sink, mut sink, mut lanes) = (Some(make_sink), None, Vec::new());
-    let mut fresh = hashing.window(&mut [])?;
+    let mut fresh = hashing.window()?;
     loop {
         let batches = parser.take(fresh)?;
         if let Some(reading) = &mut parser.dictionary {
-            // No rows come before the dictionaries: meanwhile, the names that are there are checked.
+            // No rows come before the dictionaries, and the names are checked as they come.
             let (ready, rest) = reading.split(hashing.at);
-            let (next, checked) = rayon::join(|| hashing.window(rest), || ready.check());
-            parser.note(checked)?;
-            fresh = next?;
+            let (next, checked) = hashing.window_into(rest, |at, piece| ready.check_piece(at, piece))?;
+            parser.note(hashing.at, checked)?;
+            fresh = next;
             hashing.spare.extend(parser.release());
             continue;
         }
@@ -217,7 +219,7 @@ fn stream<S: RowSink>(
         }
         let runs = parser.blocks.runs(&batches)?;
         let (next, handed) =
-            rayon::join(|| hashing.window(&mut []), || hand_on(&runs, limits, sink.as_ref(), &mut lanes));
+            rayon::join(|| hashing.window(), || hand_on(&runs, limits, sink.as_ref(), &mut lanes));
         handed?;
         fresh = next?;
         hashing.progress.rows.store(parser.rows, Ordering::Relaxed);
@@ -332,8 +334,18 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
         Self { source, progress, window, at: 0, leaves: Vec::new(), single: None, spare: Vec::new() }
     }
 
-    /// Reads and hashes the next window. `direct` is filled first, the rest comes back; nothing at the end.
-    fn window(&mut self, direct: &mut [u8]) -> io::Result<Option<Held>> {
+    /// Reads and hashes the next window; nothing at the end.
+    fn window(&mut self) -> io::Result<Option<Held>> {
+        self.window_into(&mut [], |_, _| ()).map(|(held, _)| held)
+    }
+
+    /// Reads and hashes the next window. `direct` is filled first, the rest comes back; nothing at the end. What lies in `direct`
+    /// is shown leaf by leaf, with where it begins in the stream, to `look` while it is in a cache.
+    fn window_into<T: Send>(
+        &mut self,
+        direct: &mut [u8],
+        look: impl Fn(u64, &[u8]) -> T + Sync,
+    ) -> io::Result<(Option<Held>, Vec<T>)> {
         struct Leaf<'b> {
             at: u64,
             direct: &'b mut [u8],
@@ -341,9 +353,12 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
         }
         let len = self.source.len();
         let window = len.min(self.window);
-        let (at, end) = (self.at, len.min(self.at + window));
+        // What stays where it is read to needs no room in a window.
+        let most =
+            if direct.len() as u64 >= WINDOWS_DIRECT * window { WINDOWS_DIRECT * window } else { window };
+        let (at, end) = (self.at, len.min(self.at + most));
         if at == end {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
         let mine = direct.len().min((end - at) as usize);
         let mut direct = &mut direct[..mine];
@@ -362,25 +377,26 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
         }
         let (source, progress) = (self.source, self.progress);
         let single = len <= LEAF_BYTES as u64;
-        let hashed = leaves.par_iter_mut().with_max_len(1).map(|leaf| -> io::Result<Option<ChainingValue>> {
+        let hashed = leaves.par_iter_mut().with_max_len(1).map(|leaf| -> io::Result<_> {
             source.read_at(leaf.at, leaf.direct)?;
             source.read_at(leaf.at + leaf.direct.len() as u64, leaf.held)?;
             progress.bytes.fetch_add((leaf.direct.len() + leaf.held.len()) as u64, Ordering::Relaxed);
-            Ok((!single).then(|| tree::leaf(leaf.at, [&*leaf.direct, &*leaf.held].into_iter())))
+            let hash = (!single).then(|| tree::leaf(leaf.at, [&*leaf.direct, &*leaf.held].into_iter()));
+            Ok((hash, look(leaf.at, leaf.direct)))
         });
-        let hashed: Vec<_> = hashed.collect::<io::Result<_>>()?;
+        let (hashed, looked): (Vec<_>, Vec<_>) = hashed.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
         self.leaves.extend(hashed.into_iter().flatten());
         self.at = end;
         if single {
             // A body cannot have been under way before the first byte: the one leaf is all here.
             self.single = Some(blake3::hash(held.bytes()));
         }
-        Ok(Some(held))
+        Ok((Some(held), looked))
     }
 
     /// Reads and hashes what is left.
     fn rest(&mut self) -> io::Result<()> {
-        while let Some(held) = self.window(&mut [])? {
+        while let Some(held) = self.window()? {
             self.spare.push(held.block);
         }
         Ok(())
@@ -550,14 +566,12 @@ impl Parser {
         Ok(true)
     }
 
-    /// Takes note of how far the values of the dictionary under way have been checked.
-    fn note(&mut self, checked: Result<Checked, Broken>) -> Result<(), Broken> {
+    /// Takes note of what has been found of the values of the dictionary under way, up to `read`.
+    fn note(&mut self, read: u64, checked: Vec<Checked>) -> Result<(), Broken> {
         let Some(reading) = &mut self.dictionary else { return Ok(()) };
         let name = reading.kind.column();
         // The message counter already stands at the one after it.
-        let checked = checked.map_err(|broken| broken.column(name).message(self.message - 1))?;
-        reading.note(checked);
-        Ok(())
+        reading.note(read, checked).map_err(|broken| broken.column(name).message(self.message - 1))
     }
 
     fn finish_dictionary(&mut self) -> Result<(), Broken> {
