@@ -36,8 +36,8 @@ pub const RECORD: &str = "run.json";
 const NAMED: usize = 10;
 /// Actors looked through before it is asked again how much the last of them gets.
 const RANKS_TOGETHER: usize = 16 * 1024;
-/// Bytes of small pieces that are written to a file together; what is larger is not copied for that.
-const WRITTEN_TOGETHER: usize = 64 << 10;
+/// Bytes that are written to a file together: the more, the larger the pieces in which the system keeps them.
+const WRITTEN_TOGETHER: usize = 1 << 20;
 /// How often the progress bar moves.
 const TICK: Duration = Duration::from_millis(80);
 /// Floors measured by `--profile-stages`.

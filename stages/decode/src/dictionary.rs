@@ -6,13 +6,13 @@ use rayon::prelude::*;
 use rewarder_model::Category;
 use rewarder_model::memory::Block;
 use rewarder_model::name::ACTOR_BYTES_MAX;
-use rewarder_model::names::head;
+use rewarder_model::names::{HEAD_BYTES, head, head_of};
 use rewarder_model::snapshot::COLUMNS;
 use std::ops::Range;
 
 /// Bytes of a category's name.
 const CATEGORY_BYTES_MAX: usize = 64;
-/// Values checked by one task where they are checked all at once; large enough to make scheduling free.
+/// Values checked by one task; large enough to make scheduling free.
 const VALUES_PER_TASK: usize = 16 * 1024;
 /// Values compared by what comes behind the beginning that all of them share: the fewer the longer that is.
 const VALUES_ALIKE: usize = 64;
@@ -277,22 +277,23 @@ impl Ready<'_> {
         if values.is_empty() {
             return none;
         }
-        let sorted = Values { offsets, text, at }.check(values.clone(), self.kind);
+        let here = Values { offsets, text, at };
+        let sorted = tasks(&values).try_fold(true, |sorted, task| Ok(sorted & here.check(task, self.kind)?));
         Checked { values, sorted }
     }
 
     /// Checks some values, whose bytes are all there, and whether they and the one before them ascend.
     fn check(&self, range: Range<usize>) -> Result<bool, Broken> {
         let values = self.values();
-        let tasks: Vec<Range<usize>> = range
-            .clone()
-            .step_by(VALUES_PER_TASK)
-            .map(|start| start..(start + VALUES_PER_TASK).min(range.end))
-            .collect();
+        let tasks: Vec<Range<usize>> = tasks(&range).collect();
         let checked: Vec<Result<bool, Broken>> =
             tasks.into_par_iter().map(|range| values.check(range, self.kind)).collect();
         checked.into_iter().try_fold(true, |sorted, checked| Ok(sorted & checked?))
     }
+}
+
+fn tasks(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(VALUES_PER_TASK).map(|start| start..(start + VALUES_PER_TASK).min(range.end))
 }
 
 /// Values as an Arrow array of strings has them, of which a part is here: value `i` is `text[offsets[i] - at..offsets[i + 1] - at]`.
@@ -311,22 +312,23 @@ impl<'a> Values<'a> {
         (at(index), at(index + 1))
     }
 
-    /// The shortest and the longest length of some values, of which there is at least one; else the first whose offsets are wrong.
+    /// The shortest and the longest length of the values of one task, of which there is at least one; else the first whose offsets are wrong.
     fn lengths(&self, range: Range<usize>) -> Result<(usize, usize), usize> {
         /// So many tasks of values of this length are below 2^32.
-        const MODERATE: u32 = 1 << 16;
+        const MODERATE: i32 = 1 << 16;
         const { assert!(VALUES_PER_TASK as u64 * (MODERATE as u64) < 1 << 32) };
         // Above i32::MAX an offset is negative to Arrow; no body that fits in memory for real gets there.
         let most = self.text.len().min((i32::MAX as usize).saturating_sub(self.at));
-        let offsets = &self.offsets[range.start..=range.end];
-        let lengths = offsets
-            .array_windows()
-            .map(|[start, end]| u32::from_le_bytes(*end).wrapping_sub(u32::from_le_bytes(*start)));
+        let offset = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
+        let starts = self.offsets[range.clone()].iter().map(offset);
+        let ends = self.offsets[range.start + 1..=range.end].iter().map(offset);
+        let lengths = starts.zip(ends).map(|(start, end)| end.wrapping_sub(start).cast_signed());
+        // Signed, because the compiler makes better vectors of that.
         let (shortest, longest) =
-            lengths.fold((u32::MAX, 0), |(least, most), len| (least.min(len), most.max(len)));
+            lengths.fold((i32::MAX, 0), |(least, most), len| (least.min(len), most.max(len)));
         let (first, last) = (self.bounds(range.start).0, self.bounds(range.end - 1).1);
-        // An offset before the one before it would be 2^32 to be made up for, by more than all these lengths.
-        if first <= last && last <= most && longest <= MODERATE {
+        // An offset far before the one before it would be 2^32 to be made up for, by more than all these lengths.
+        if first <= last && last <= most && shortest >= 0 && longest <= MODERATE {
             return Ok((shortest as usize, longest as usize));
         }
         if first > most {
@@ -368,35 +370,30 @@ impl<'a> Values<'a> {
     /// Values in order begin as the first and the last of them both do. What comes behind that settles nearly every comparison,
     /// as a number, without a branch on how long the values are.
     fn ascend_alike(&self, range: Range<usize>, shortest: usize) -> bool {
-        let text = self.text;
         let ((first, first_end), (last, last_end)) = (self.bounds(range.start), self.bounds(range.end - 1));
-        let both = text[first..first_end].iter().zip(&text[last..last_end]);
-        let common = both.take_while(|(a, b)| a == b).count().min(shortest).min(16);
-        let beginning = u128::MAX.checked_shr(128 - 8 * common as u32).unwrap_or(0);
-        // How it begins, and the head of what is behind that. None near the end of the text.
-        let look = |index: usize| {
-            let (start, end) = self.bounds(index);
-            let bytes = text[start..].first_chunk()?;
-            Some((u128::from_le_bytes(*bytes) & beginning, head(text, start + common, end)))
-        };
-        let Some((begins, mut last)) = look(range.start) else {
+        if last + 2 * HEAD_BYTES > self.text.len() {
+            // There is not as much behind it as is looked at.
             return range.skip(1).all(|index| self.follows(index));
-        };
-        let mut unlike = 0;
-        for index in range.skip(1) {
-            let greater = match look(index) {
-                Some((this, head)) => {
-                    unlike |= this ^ begins;
-                    let before = std::mem::replace(&mut last, head);
-                    head > before || (head == before && self.follows(index))
-                }
-                None => self.follows(index),
-            };
-            if !greater {
+        }
+        let both = self.text[first..first_end].iter().zip(&self.text[last..last_end]);
+        let common = both.take_while(|(a, b)| a == b).count().min(shortest).min(HEAD_BYTES);
+        let (mut unlike, mut before) = ([0; HEAD_BYTES], 0);
+        let beginning = &self.text[first..first + HEAD_BYTES];
+        for index in range.clone() {
+            let (start, end) = self.bounds(index);
+            let bytes = &self.text[start..start + 2 * HEAD_BYTES];
+            for (unlike, (a, b)) in unlike.iter_mut().zip(bytes.iter().zip(beginning)) {
+                *unlike |= a ^ b;
+            }
+            let Some(behind) = bytes[common..].first_chunk() else { return false };
+            let head = head_of(behind, end - start - common);
+            // Equal heads are those of values that agree that far.
+            if head <= before && index > range.start && (head < before || !self.follows(index)) {
                 return false;
             }
+            before = head;
         }
-        unlike == 0
+        unlike[..common].iter().all(|bits| *bits == 0)
     }
 
     /// Checks some values, at least one, and whether they, and the one before them, ascend strictly.

@@ -25,11 +25,14 @@ pub trait Names: Sync {
     fn order(&self) -> Option<&[u32]>;
 }
 
+/// Bytes of a name that its head holds.
+pub const HEAD_BYTES: usize = 16;
+
 /// Ones for the first so many bytes.
-const LEADING: [u128; 17] = {
-    let mut masks = [u128::MAX; 17];
+const LEADING: [u128; HEAD_BYTES + 1] = {
+    let mut masks = [u128::MAX; HEAD_BYTES + 1];
     let mut len = 0;
-    while len < 16 {
+    while len < HEAD_BYTES {
         masks[len] = !(u128::MAX >> (8 * len));
         len += 1;
     }
@@ -43,17 +46,22 @@ const LEADING: [u128; 17] = {
 /// When the range does not lie in the text.
 #[inline]
 pub fn head(text: &[u8], start: usize, end: usize) -> u128 {
-    let len = (end - start).min(16);
-    let bytes = match text[start..].first_chunk() {
-        // What follows the name is cut off; by a mask, because a branch on a name's length is a coin's toss.
-        Some(bytes) => *bytes,
+    let len = end - start;
+    match text[start..].first_chunk() {
+        Some(bytes) => head_of(bytes, len),
         None => {
-            let mut bytes = [0; 16];
-            bytes[..len].copy_from_slice(&text[start..start + len]);
-            bytes
+            let mut bytes = [0; HEAD_BYTES];
+            bytes[..len].copy_from_slice(&text[start..end]);
+            head_of(&bytes, len)
         }
-    };
-    u128::from_be_bytes(bytes) & LEADING[len]
+    }
+}
+
+/// The head of a name of `len` bytes, from these on.
+#[inline]
+pub fn head_of(bytes: &[u8; HEAD_BYTES], len: usize) -> u128 {
+    // What follows the name is cut off; by a mask, because a branch on a name's length is a coin's toss.
+    u128::from_be_bytes(*bytes) & LEADING[len.min(HEAD_BYTES)]
 }
 
 #[cfg(test)]

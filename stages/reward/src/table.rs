@@ -132,9 +132,9 @@ impl Table {
             .tasks()
             .fold(empty, |mut part, range| {
                 let start = range.start;
-                // Tasks begin at multiples of 64.
-                let before = part.paid_at.len();
-                part.paid_at.resize(before + range.len().div_ceil(64), 0);
+                // Tasks begin at multiples of 64. The first bit of the part stands for this rank.
+                let first = start - 64 * part.paid_at.len();
+                part.paid_at.resize(part.paid_at.len() + range.len().div_ceil(64), 0);
                 scores.each_from(range, payer.dust_below(), |rank, score| {
                     let steps = payer.steps(score, rank);
                     part.cut += steps.cut;
@@ -142,7 +142,7 @@ impl Table {
                         let payout = crate::plant::payout(steps.payout, rank);
                         let index = order.map_or(rank, |order| order[rank] as usize);
                         part.line(scores.len() - start, names.place(index), payout);
-                        part.paid_at[before + (rank - start) / 64] |= 1 << ((rank - start) % 64);
+                        part.paid_at[(rank - first) / 64] |= 1 << (rank % 64);
                         part.recipients += 1;
                         part.paid += steps.payout;
                         part.largest = part.largest.max(steps.payout);
