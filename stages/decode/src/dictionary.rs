@@ -474,3 +474,114 @@ impl rewarder_model::Names for Dictionary {
         self.order()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// By the letter: the order of the values, none if they ascend; or that something is wrong with them.
+    fn plainly(offsets: &[u32], text: &[u8]) -> Result<Option<Vec<u32>>, ()> {
+        let value = |pair: &[u32]| text.get(pair[0] as usize..pair[1] as usize).ok_or(());
+        let values = offsets.windows(2).map(value).collect::<Result<Vec<_>, ()>>()?;
+        if values.iter().any(|value| value_fault(value, Kind::Actor).is_some()) {
+            return Err(());
+        }
+        let mut order: Vec<u32> = (0..values.len() as u32).collect();
+        order.sort_by_key(|index| values[*index as usize]);
+        let distinct = order.windows(2).all(|pair| values[pair[0] as usize] != values[pair[1] as usize]);
+        distinct.then(|| (!order.is_sorted()).then_some(order)).ok_or(())
+    }
+
+    /// What a dictionary comes to whose bytes come in pieces that end at `cuts`, some of them noted together.
+    fn in_pieces(offsets: &[u32], text: &[u8], cuts: &[(usize, bool)]) -> Result<Option<Vec<u32>>, ()> {
+        const AT: u64 = 1000;
+        let mut body: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+        let span = |offset: usize, len: usize| Span { offset: offset as u64, len: len as u64 };
+        let layout = Layout {
+            rows: offsets.len() as u64 - 1,
+            validity: [span(0, 0)],
+            data: [span(0, body.len())],
+            values: span(body.len(), text.len()),
+        };
+        body.extend_from_slice(text);
+        let mut reading = Reading::new(AT, body.len(), &layout, Kind::Actor).unwrap();
+        let (mut read, mut noted, mut pieces) = (0, 0, Vec::new());
+        let mut ends: Vec<_> = cuts.iter().map(|(end, note)| (*end % (body.len() + 1), *note)).collect();
+        ends.push((body.len(), true));
+        ends.sort_unstable();
+        for (end, note) in ends {
+            // Pieces that are noted together know what was there before the first of them.
+            let (ready, rest) = reading.split(AT + noted as u64);
+            let piece = &body[read..end];
+            rest[read - noted..end - noted].copy_from_slice(piece);
+            pieces.push(ready.check_piece(AT + read as u64, piece));
+            read = end;
+            if note {
+                reading.note(AT + read as u64, std::mem::take(&mut pieces)).map_err(|_| ())?;
+                noted = read;
+            }
+        }
+        reading.finish().map(|finished| finished.order).map_err(|_| ())
+    }
+
+    fn names() -> impl Strategy<Value = Vec<String>> {
+        // A beginning that many share, of every length about that of a head, and few letters behind it.
+        let name = ("[ab]{0,2}", 0usize..20, "[abc\u{e9}]{0,3}", 0usize..20, "[ab\u{1f600}]{1,2}")
+            .prop_map(|(a, x, b, y, c)| [a, "x".repeat(x / 4 * 4), b, "y".repeat(y / 4 * 4), c].concat());
+        prop::collection::vec(name, 1..200)
+    }
+
+    /// Offsets and text of some values.
+    fn laid_out(names: &[String]) -> (Vec<u32>, String) {
+        let ends = names.iter().scan(0, |end, name| {
+            *end += name.len() as u32;
+            Some(*end)
+        });
+        ([0].into_iter().chain(ends).collect(), names.concat())
+    }
+
+    #[test]
+    fn one_that_begins_otherwise_is_not_in_order_whatever_comes_behind() {
+        let mut names: Vec<String> = (0..VALUES_ALIKE).map(|n| format!("xx{n:02}")).collect();
+        names.extend((0..9).map(|n| format!("z{n}, much longer than what is looked at")));
+        let (offsets, text) = laid_out(&names);
+        assert_eq!(in_pieces(&offsets, text.as_bytes(), &[]), Ok(None));
+        names[30] = "yy30".into();
+        let (offsets, text) = laid_out(&names);
+        let order = in_pieces(&offsets, text.as_bytes(), &[]);
+        assert_eq!(order, plainly(&offsets, text.as_bytes()));
+        assert!(matches!(order, Ok(Some(_))));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn pieces_do_not_show(
+            mut names in names(), sort in 0u8..4, swap in any::<prop::sample::Index>(),
+            wrong in prop::option::weighted(0.2, (any::<prop::sample::Index>(), -3i64..1000)),
+            cuts in prop::collection::vec((any::<usize>(), any::<bool>()), 0..12),
+        ) {
+            if sort > 0 {
+                names.sort_unstable();
+                names.dedup();
+            }
+            if sort == 1 {
+                // In order but for two neighbours.
+                let at = swap.index(names.len());
+                let next = (at + 1) % names.len();
+                names.swap(at, next);
+            }
+            let (mut offsets, text) = laid_out(&names);
+            if let Some((at, offset)) = wrong {
+                let at = at.index(offsets.len());
+                // Below zero is far beyond the end.
+                offsets[at] = offset as u32;
+            }
+            let plain = plainly(&offsets, text.as_bytes());
+            prop_assert_eq!(in_pieces(&offsets, text.as_bytes(), &cuts), plain.clone());
+            prop_assert_eq!(in_pieces(&offsets, text.as_bytes(), &[]), plain);
+        }
+    }
+}
