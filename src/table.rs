@@ -16,10 +16,12 @@ use std::io::{self, Read, Seek, Write};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Rows of a batch, if recipients were spread evenly over the canonical order.
+/// Most rows of a batch.
 const BATCH_ROWS: usize = 8 * 1024;
-/// Most places of the canonical order that make a batch: the recipients among them are its rows.
-const BATCH_RANKS_MAX: usize = 4 * BATCH_ROWS;
+/// Batches of a small table, of at least [`SMALL_BATCH_ROWS`], so that there is work for several threads.
+const SMALL_BATCHES: usize = 4;
+/// See there.
+const SMALL_BATCH_ROWS: usize = 1024;
 /// Batches that are made for each thread while as many are written: whoever is done with the one helps with the other.
 const BATCHES_PER_THREAD: usize = 2;
 
@@ -31,7 +33,7 @@ fn schema(scale: u8) -> Arc<Schema> {
     ]))
 }
 
-/// The recipients among some places of the canonical order, as columns. There are seldom more than `rows`.
+/// The recipients among some places of the canonical order, `rows` at the most, as columns.
 fn batch(
     outcome: &Outcome,
     names: &(impl Names + ?Sized),
@@ -45,7 +47,7 @@ fn batch(
     ends.push(0);
     outcome.recipients(ranks, 0, names, |actor, score, payout| {
         text.extend_from_slice(actor);
-        // Names of a batch are below 8 MiB together.
+        // Names of a batch are at most 2 MiB together.
         ends.push(text.len() as i32);
         // Both are below 10^38, which a payable run has shown.
         scores.push(score as i128);
@@ -83,15 +85,10 @@ pub fn write_arrow(
 ) -> io::Result<()> {
     let schema = schema(scale);
     let mut writer = FileWriter::try_new(to, &schema).map_err(other)?;
-    let len = outcome.scores.len();
     let recipients = usize::try_from(outcome.table.recipients).unwrap_or(usize::MAX);
-    let ranks = len.div_ceil(recipients.div_ceil(BATCH_ROWS).max(1)).clamp(1, BATCH_RANKS_MAX);
-    let ranges: Vec<Range<usize>> =
-        (0..len).step_by(ranks).map(|start| start..(start + ranks).min(len)).collect();
-    // Where few are paid all of them are less than a few batches.
-    let together = if recipients <= BATCH_ROWS { ranges.len() } else { BATCHES_PER_THREAD * pool.threads() };
-    let rows = recipients.div_ceil(ranges.len().max(1)).min(ranks);
-    let mut groups = ranges.chunks(together.max(1));
+    let rows = recipients.div_ceil(SMALL_BATCHES).clamp(SMALL_BATCH_ROWS, BATCH_ROWS);
+    let ranges = outcome.table.cut(rows);
+    let mut groups = ranges.chunks(BATCHES_PER_THREAD * pool.threads().max(1));
     let mut make = || {
         let group = groups.next().unwrap_or_default();
         let batches = group.par_iter().map(|ranks| batch(outcome, names, &schema, ranks.clone(), rows));
@@ -100,10 +97,7 @@ pub fn write_arrow(
     pool.install(|| {
         let mut made = make()?;
         while !made.is_empty() {
-            let write = || {
-                let mut full = made.iter().filter(|batch| batch.num_rows() > 0);
-                full.try_for_each(|batch| writer.write(batch))
-            };
+            let write = || made.iter().try_for_each(|batch| writer.write(batch));
             let (written, next) = rayon::join(write, &mut make);
             written?;
             made = next?;

@@ -312,7 +312,7 @@ impl<'a> Values<'a> {
         (at(index), at(index + 1))
     }
 
-    /// The shortest and the longest length of the values of one task, of which there is at least one; else the first whose offsets are wrong.
+    /// The shortest and the longest length of the values of one task, at least one; else the first whose offsets are wrong.
     fn lengths(&self, range: Range<usize>) -> Result<(usize, usize), usize> {
         /// So many tasks of values of this length are below 2^32.
         const MODERATE: i32 = 1 << 16;

@@ -177,6 +177,23 @@ impl Table {
         hasher.finalize().into()
     }
 
+    /// The ranks, cut into ranges with a line at least and so many at the most, or 64 if that is more.
+    pub fn cut(&self, lines: usize) -> Vec<Range<usize>> {
+        let (mut ranges, mut start, mut count) = (Vec::new(), 0, 0);
+        for (at, word) in self.paid_at.iter().enumerate() {
+            let more = word.count_ones() as usize;
+            if count + more > lines.max(64) {
+                ranges.push(start..64 * at);
+                (start, count) = (64 * at, 0);
+            }
+            count += more;
+        }
+        if count > 0 {
+            ranges.push(start..64 * self.paid_at.len());
+        }
+        ranges
+    }
+
     /// Each rank of a range for which there is a line.
     #[inline]
     pub(crate) fn each_paid(&self, ranks: Range<usize>, mut take: impl FnMut(usize)) {

@@ -378,6 +378,16 @@ fn laws(case: &Case, outcome: &Outcome) {
         ascending.push((score, steps.payout));
     }
     assert_eq!(cut, outcome.table.cut);
+    let ranges = outcome.table.cut(64);
+    let mut lines = 0;
+    for (at, range) in ranges.iter().enumerate() {
+        let mut count = 0;
+        outcome.recipients(range.clone(), 0, &case.actors, |_, _, _| count += 1);
+        assert!((1..=64).contains(&count), "{count} lines in {range:?}");
+        assert_eq!(range.start, at.checked_sub(1).map_or(0, |before| ranges[before].end));
+        lines += count;
+    }
+    assert_eq!(lines, paid.len(), "cut into ranges, none is lost");
     // Asked for those of at least so much: no fewer and no more, in canonical order.
     let names = &case.actors;
     for least in [0, 1, outcome.table.largest / 2, outcome.table.largest, outcome.table.largest + 1] {
