@@ -64,10 +64,13 @@ pub(crate) struct Block {
     pub category_names: Vec<(Category, u64)>,
     category_ids: HashMap<Vec<u8>, u8, RandomState>,
     last_category: (Vec<u8>, u8),
+    /// Its length, or 0 if only quotes could hold it.
+    last_bare: usize,
     /// Lines (or rows of a file without lines) that the block covers, good or bad.
     pub lines: u64,
+    /// The first refused rows, described, and where all of them are, ascending.
     pub bad: Vec<BadRow>,
-    pub bad_count: u64,
+    pub bad_lines: Vec<u64>,
     /// The block alone has one category too many; the line. Parsing stopped there.
     pub categories_overflow: Option<u64>,
     /// Every byte of the text is printable ASCII or a line feed, so that names need not be looked at one by
@@ -94,9 +97,10 @@ impl Block {
         self.category_names.clear();
         self.category_ids.clear();
         self.last_category.0.clear();
+        self.last_bare = 0;
         self.lines = 0;
         self.bad.clear();
-        self.bad_count = 0;
+        self.bad_lines.clear();
         self.categories_overflow = None;
     }
 
@@ -124,7 +128,7 @@ impl Block {
         if self.bad.len() < BAD_ROWS_LISTED_MAX {
             self.bad.push(BadRow { at: line, column: column.map(str::to_owned), why: why() });
         }
-        self.bad_count += 1;
+        self.bad_lines.push(line);
     }
 
     /// The block's id of a category.
@@ -160,20 +164,22 @@ impl Block {
         self.last_category.0.clear();
         self.last_category.0.extend_from_slice(name);
         self.last_category.1 = id;
+        self.last_bare = if memchr::memchr(b',', name).is_some() { 0 } else { name.len() };
         Ok(id)
     }
 
-    /// The category of the row before, with which the next one most likely begins too.
+    /// The category of the row before as the next row most likely has it, without quotes; empty if it holds a comma, or there is
+    /// none.
     #[inline]
     pub fn last_category(&self) -> &[u8] {
-        &self.last_category.0
+        &self.last_category.0[..self.last_bare]
     }
 
     /// Takes a row whose cells are there, or refuses it for the first cell that is wrong. `false`: stop, the
     /// block has one category too many.
     ///
-    /// `at` is where `actor` lies in the text or among what was kept. `category` may be left out if it is
-    /// [`Self::last_category`].
+    /// `at` is where `actor` lies in the text or among what was kept. `category` may be left out if it is that of
+    /// the row before.
     #[inline]
     pub fn row(
         &mut self,

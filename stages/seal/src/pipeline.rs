@@ -250,7 +250,7 @@ impl<'a> Gathered<'a> {
             .with_max_len(1)
             .for_each(|(block, piece)| parser.parse(piece, hasher, block));
         let refused = self.bad_count > 0
-            || blocks.iter().any(|block| block.bad_count > 0 || block.categories_overflow.is_some());
+            || blocks.iter().any(|block| !block.bad_lines.is_empty() || block.categories_overflow.is_some());
         if refused {
             return Ok(());
         }
@@ -307,13 +307,13 @@ impl<'a> Gathered<'a> {
             self.bad.extend(listed);
             self.lines += block.lines;
             if let Some(line) = stop_at {
-                self.bad_count += block.bad.iter().filter(before).count() as u64;
+                self.bad_count += block.bad_lines.partition_point(|bad| *bad < line) as u64;
                 let label = self.parser.labels().category.to_owned();
                 let why = format!("more than {CATEGORIES_MAX} categories: this row has one more");
                 self.stop(BadRow { at: base + line, column: Some(label), why });
                 return Ok(());
             }
-            self.bad_count += block.bad_count;
+            self.bad_count += block.bad_lines.len() as u64;
             renumbered.push(ids);
         }
         if self.bad_count > 0 {

@@ -38,7 +38,13 @@ pub(crate) fn directory(out: &Path) -> &Path {
 
 impl<'a> Target<'a> {
     /// A temporary file in the directory of `out`, so that the rename cannot cross file systems.
+    ///
+    /// A device or a pipe that has the name is no place for a snapshot, and is not replaced by one.
     pub fn new(out: &'a Path) -> Result<Self, SealError> {
+        if std::fs::metadata(out).is_ok_and(|about| !about.is_file()) {
+            let source = io::Error::new(io::ErrorKind::AlreadyExists, "it is there, and no regular file");
+            return Err(SealError::io("write", out)(source));
+        }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".sealing-").suffix(".tmp");
         #[cfg(unix)]

@@ -379,6 +379,15 @@ fn every_refusal_of_a_csv_row() {
 }
 
 #[test]
+fn a_comma_of_a_category_needs_its_quotes_whatever_came_before() {
+    let found = first(b"actor,category,units\nx,\"a,b\",5\ny,a,b,5\n");
+    assert!(found.starts_with("line 3: 4 fields, and the header has 3"), "{found}");
+    let csv = b"actor,category,units,year\nx,\"a,7\",5,2020\nz,a,7,9\nx,\"a,7\",6,2021\n";
+    let sealed = seal_bytes(csv, &options()).unwrap();
+    assert!(unseal(&sealed) == rows(&[("x", "a,7", 5), ("z", "a", 7), ("x", "a,7", 6)]));
+}
+
+#[test]
 fn every_refusal_of_an_ndjson_line() {
     let ok = "{\"actor\":\"ok\",\"category\":\"ok\",\"units\":1}";
     for (line, message) in [
@@ -540,6 +549,9 @@ fn two_hundred_and_fifty_six_categories_are_enough() {
              line 514, column `category`: more than 256 categories: this row has one more\n\
              2 rows refused, and the rest was not read"
         );
+        let bad = csv(257).replacen(",1\n", ",x\n", 100);
+        let refused = self::refused(bad.as_bytes(), &SealOptions { bounds, ..options() });
+        assert_eq!((refused.rows.len(), refused.count, refused.and_more), (20, 101, true));
     }
 }
 
@@ -569,6 +581,7 @@ fn broken_containers() {
         cut(parquet_of(&batch_of(&rows))),
         cut(file_of(&batch_of(&rows))),
         stream_of(&batch_of(&rows))[..5000].to_vec(),
+        [stream_of(&batch_of(&rows)), stream_of(&batch_of(&rows))].concat(),
         b"PAR1".to_vec(),
         b"ARROW1\0\0".to_vec(),
         b"\xff\xff\xff\xff\xff\xff\xff\x7f".to_vec(),
@@ -577,6 +590,28 @@ fn broken_containers() {
         let found = seal_bytes(&data, &options()).unwrap_err();
         assert!(matches!(found, SealError::Format(_)), "{found}");
     }
+}
+
+#[test]
+fn an_arrow_stream_ends_where_it_says_so() {
+    let stream = stream_of(&batch_of(&many_rows(3000)));
+    let said = |data: &[u8]| seal_bytes(data, &options()).unwrap_err().to_string();
+    assert!(seal_bytes(&stream, &options()).is_ok());
+    let found = said(&stream[..stream.len() - 8]);
+    assert!(found.contains("breaks off without its end-of-stream marker"), "{found}");
+    for more in [&b"x"[..], &stream] {
+        let found = said(&[&stream, more].concat());
+        assert!(found.contains("goes on after its end-of-stream marker"), "{found}");
+    }
+}
+
+#[test]
+fn a_device_is_not_replaced_by_a_snapshot() {
+    let found = seal(Path::new("/nonexistent"), &options(), Path::new("/dev/null"), &Silent).unwrap_err();
+    assert!(!found.is_refusal(), "{found}");
+    let input = Input::Reader(Box::new(Cursor::new(b"actor,category,units\n")));
+    let found = seal(input, &options(), Path::new("/dev/null"), &Silent).unwrap_err().to_string();
+    assert!(found.contains("/dev/null: it is there, and no regular file"), "{found}");
 }
 
 #[test]
@@ -613,7 +648,7 @@ fn warns_of_names_that_look_alike() {
 fn a_row() -> impl Strategy<Value = Row> {
     let actor = "[a-c]{1,2}|[ -~]{1,20}|[a\"',\\\\é\u{200d}日 ]{1,6}|x{250,256}";
     let units = prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 0_u64..1000];
-    (actor, "[a-e]|[ !#-&(-\\[\\]-~]{1,64}", units)
+    (actor, "[a-e]|[ab,1]{1,3}|[ !#-&(-\\[\\]-~]{1,64}", units)
 }
 
 proptest! {
@@ -649,7 +684,7 @@ proptest! {
 
     /// Whatever the bytes are: an answer, the same at every block size, and no panic.
     #[test]
-    fn any_text_is_answered(text in "([ab\",\n\r1\\-.]|,1\n|\",\"|é){0,80}", block_bytes in 1_usize..40) {
+    fn any_text_is_answered(text in "([ab\",\n\r1\\-.]|,1\n|\",\"|é|x,\"a,1\",1\n|y,a,1\n){0,80}", block_bytes in 1_usize..40) {
         let text = format!("actor,category,units\n{text}");
         let answer = |block_bytes| {
             let bounds = Bounds { block_bytes, ..Bounds::default() };

@@ -14,6 +14,7 @@ use crate::error::SealError;
 use crate::progress::Progress;
 use arrow_array::RecordBatch;
 use arrow_ipc::reader::{FileReader, StreamReader};
+use arrow_schema::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::cell::Cell;
@@ -166,6 +167,58 @@ impl<R: Read> Read for Counting<'_, R> {
     }
 }
 
+/// How an Arrow stream says that it is over.
+const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+/// Knows the last bytes that were read.
+struct Tail<R> {
+    inner: R,
+    last: [u8; END_OF_STREAM.len()],
+}
+
+impl<R: Read> Read for Tail<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        let fresh = &buffer[read.saturating_sub(self.last.len())..read];
+        self.last.rotate_left(fresh.len());
+        let kept = self.last.len() - fresh.len();
+        self.last[kept..].copy_from_slice(fresh);
+        Ok(read)
+    }
+}
+
+/// An Arrow stream that has to end where it says so. The format lets a writer just stop, and a reader stops at the first end: of a
+/// writer that died, and of two streams one behind the other, rows would be missing without a word.
+struct Whole<R: Read> {
+    stream: StreamReader<BufReader<Tail<R>>>,
+    ended: bool,
+}
+
+impl<R: Read> Iterator for Whole<R> {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let next = self.stream.next();
+        if next.is_some() {
+            return next;
+        }
+        self.ended = true;
+        let reader = self.stream.get_mut();
+        let refused = |why: &str| Some(Err(ArrowError::IpcError(why.to_owned())));
+        match io::copy(&mut reader.by_ref().take(1), &mut io::sink()) {
+            Err(e) => Some(Err(e.into())),
+            Ok(0) if reader.get_ref().last == END_OF_STREAM => None,
+            Ok(0) => {
+                refused("the stream breaks off without its end-of-stream marker, so that rows may be missing")
+            }
+            Ok(_) => refused("the stream goes on after its end-of-stream marker; seal one stream at a time"),
+        }
+    }
+}
+
 /// Opens `input`; temporary files go to `dir`.
 pub(crate) fn open<'a>(
     input: Input<'a>,
@@ -236,13 +289,15 @@ pub(crate) fn open<'a>(
         }
         Form::Ndjson => (Parser::Ndjson(columns.clone()), Container::Text(text(reader, false)?), 0),
         Form::ArrowStream => {
-            let buffered = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+            let tail = Tail { inner: reader, last: [0; END_OF_STREAM.len()] };
+            let buffered = BufReader::with_capacity(READ_BUFFER_BYTES, tail);
             let stream = guarded(|| StreamReader::try_new(buffered, None))?;
             let layout = columnar::Layout::new(&stream.schema(), columns)?;
             let (read, layout) = layout.projected();
             // The stream cannot be begun again with a projection, so each batch is projected.
+            let batches = Whole { stream, ended: false };
             let decoder =
-                decoder(&layout, stream.map(move |batch| batch.and_then(|batch| batch.project(&read))));
+                decoder(&layout, batches.map(move |batch| batch.and_then(|batch| batch.project(&read))));
             let batches = Batches { decoder, rest: None, advance: None };
             (Parser::Columnar(layout), Container::Batches(batches), 0)
         }
