@@ -28,6 +28,17 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// What a command says of it to a person.
+    pub fn in_words(&self) -> String {
+        match self.reason {
+            // Their titles speak of a service, and the detail of a command's own files.
+            Reason::InputsNotFound | Reason::Internal => self.to_string(),
+            reason => format!("{}\n  {self}", reason.title()),
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.reason, self.detail)

@@ -361,7 +361,8 @@ fn share(derivation: &Derivation, pot: u128, base: u128, score: u128) -> (u128, 
 }
 
 fn short(derivation: &Derivation, quotient: u128, remainder: u128, scale: u8) -> Short {
-    let (min, pot, base) = (derivation.min_payout, derivation.pot, derivation.base);
+    // Nobody is paid nothing: a smallest payout of zero is one of a unit.
+    let (min, pot, base) = (derivation.min_payout.max(1), derivation.pot, derivation.base);
     let missing_whole = min - quotient;
     // min - (q + r/b) = (min - q - 1) + (b - r)/b for r > 0
     let minor_units = if remainder == 0 {
@@ -536,6 +537,9 @@ mod tests {
         check(100, 1000, 10, 99, "0.1", Some("100"));
         check(100, 3000, 10, 1, "9.966666666…", Some("300"));
         check(5, 1000, 10, 1000, "5", None);
+        // Nothing is no payout: a smallest payout of zero is one of a unit.
+        check(10, 1000, 0, 1, "0.99", Some("100"));
+        check(10, 10, 0, 0, "1", Some("1"));
         let big = 10u128.pow(37);
         check(10u128.pow(8), big, 100, 1, "99.999999999…", Some(&10u128.pow(31).to_string()));
     }

@@ -63,6 +63,6 @@ impl Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let problem = serde_json::from_slice(&Problem::of(&refusal, "ronctl").to_json()).unwrap_or_default();
-        Self::problem(exit::of(refusal.reason), format!("{}\n  {refusal}", refusal.reason.title()), problem)
+        Self::problem(exit::of(refusal.reason), refusal.in_words(), problem)
     }
 }

@@ -231,7 +231,7 @@ impl Answer {
     }
 
     fn reason_word(&self) -> String {
-        self.json()["reason"].as_str().unwrap_or("").escape_debug().to_string()
+        crate::say::words(self.json()["reason"].as_str().unwrap_or(""))
     }
 
     /// The reason of a problem.
@@ -248,7 +248,7 @@ impl Answer {
             None if self.status.is_client_error() => exit::REFUSED,
             None => exit::FAILED,
         };
-        let word = |name: &str| problem[name].as_str().unwrap_or("").escape_debug().to_string();
+        let word = |name: &str| crate::say::words(problem[name].as_str().unwrap_or(""));
         if problem["reason"].is_null() {
             let message = format!("the service answered {}, and not with a problem of its own", self.status);
             return Failure::with(code, message);

@@ -85,7 +85,13 @@ enum Verb {
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
-    let Cli { verb, json } = Cli::parse();
+    let Cli { verb, json } = Cli::try_parse().unwrap_or_else(|e| {
+        if e.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+            say::json(&serde_json::json!({ "error": e.to_string().trim() }));
+            std::process::exit(e.exit_code());
+        }
+        e.exit()
+    });
     let done = match verb {
         Verb::Seal(args) => seal::seal(args, json),
         Verb::Submit(args) => submit::submit(&args, json),

@@ -133,6 +133,28 @@ fn why_explains_from_a_run_and_offline_alike() {
 }
 
 #[test]
+fn why_takes_a_smallest_payout_of_nothing_for_a_unit() {
+    let desk = Desk::new();
+    desk.write("work.csv", "actor,category,units\nada,views,1000\nbob,views,1\n");
+    desk.words("seal work.csv --tenant acme --epoch e --asset roc --pool 100 --out e.arrows").ends(0);
+    desk.write(
+        "zero.json",
+        r#"{"schema":"rewarder.policy.v1","id":"zero","mode":"share","weights":{"views":"1"},"rounding":"floor",
+            "min_payout_minor_units":"0"}"#,
+    );
+    let told = desk.words("why bob --inputs e.arrows --policy zero.json").ends(0);
+    told.says(
+        "short of it by   0.900099900… minor units; at this run's rate a score of 11 would have been paid",
+    );
+}
+
+#[test]
+fn what_was_typed_wrong_is_told_as_json_too() {
+    let told = Desk::new().words("seal work.csv --tenant ACME --epoch e --asset roc --pool 1 --out f --json");
+    assert!(told.ends(2).json()["error"].as_str().unwrap().contains("ACME"));
+}
+
+#[test]
 fn why_says_what_it_misses() {
     let desk = Desk::sealed();
     desk.run("run");
