@@ -14,7 +14,7 @@ use crate::bus::{Bus, Event};
 use crate::config::Stages;
 use crate::epoch::{self, ScoredEpoch};
 use crate::refusal::Refusal;
-use crate::run::{RECORD, Record, write_file};
+use crate::run::{RECORD, Record, clear_another, write_file};
 use crate::table;
 use crate::telemetry::INVARIANT_FAIL_TOTAL;
 use crate::why::Kept;
@@ -40,6 +40,8 @@ use std::time::Duration;
 
 /// Parts of a stored run beside its manifest.
 pub mod part {
+    pub use rewarder_store::{DELIVERY, MANIFEST};
+
     /// The attestation, JSON.
     pub const ATTESTATION: &str = "attestation.json";
     /// The canonical text.
@@ -439,11 +441,12 @@ impl Engine {
                 ))
             }
         });
+        let run_key = run_key(&epoch, &policy_hash, &inputs_cid);
         if policy.is_ok()
-            && let Some(sealed) =
-                self.stored_run(store, &tenant, &run_key(&epoch, &policy_hash, &inputs_cid))?
+            && let Some(sealed) = self.stored_run(store, &tenant, &run_key)?
         {
             pass.pool(sealed.manifest.totals.pool_minor_units).map_err(Refusal::from)?;
+            store.asked_again(&tenant, &epoch, &run_key)?;
             return Ok(Found::Stored(Box::new(sealed)));
         }
         (self.moved)(&tenant, snapshot.len());
@@ -611,7 +614,9 @@ impl Engine {
             policy: String::from_utf8_lossy(&out.policy).into_owned(),
             kept: Kept::of(outcome, names),
         };
-        write_file(&out.dir, "manifest.json", |to| to.write_all(&outcome.manifest_bytes))?;
+        for name in clear_another(&out.dir, &outcome.manifest_bytes)? {
+            tracing::warn!(file = name, "belonged to another run and is removed");
+        }
         // Beside each other: the text is as it will be, the other has to be made.
         std::thread::scope(|scope| {
             let text = scope.spawn(|| {
@@ -624,7 +629,9 @@ impl Engine {
             })?;
             text.join().unwrap_or_else(|_| Err(io::Error::other("the text could not be written")))
         })?;
-        write_file(&out.dir, RECORD, |to| Ok(serde_json::to_writer(to, &record)?))
+        write_file(&out.dir, RECORD, |to| Ok(serde_json::to_writer(to, &record)?))?;
+        // Last: where a manifest stands, the rest stands too.
+        write_file(&out.dir, MANIFEST, |to| to.write_all(&outcome.manifest_bytes))
     }
 
     /// A check of our own failed: emission goes off, for everyone, until an operator has looked.

@@ -5,7 +5,7 @@
 
 use crate::config::{self, ConfigArgs, Settings};
 use crate::edge::Problem;
-use crate::pipeline::{self, Answer, Done, Engine, Inputs, Request, SharedSource, Submitted};
+use crate::pipeline::{self, Answer, Done, Engine, Inputs, Request, SharedSource, Submitted, part};
 use crate::refusal::Refusal;
 use crate::service;
 use crate::why::{Kept, decimal, grouped};
@@ -65,6 +65,7 @@ pub mod exit {
             R::Overflow | R::OverBudget => UNPAYABLE,
             R::EpochConflict => CONFLICT,
             R::LedgerRefused => HELD,
+            R::PolicyConflict => REFUSED,
             _ => match reason.status() {
                 400..=404 | 413 | 415 | 422 => REFUSED,
                 _ => FAILED,
@@ -129,10 +130,28 @@ pub fn run(args: &RunArgs) -> u8 {
 
 fn report(refusal: &Refusal, json: bool) {
     if json {
-        println!("{}", String::from_utf8_lossy(&Problem::of(refusal, "run").to_json()));
+        say(&format!("{}\n", String::from_utf8_lossy(&Problem::of(refusal, "run").to_json())));
     } else {
-        eprintln!("svc-rewarder: {}\n  {}", refusal.reason.title(), refusal);
+        complain(&format!("svc-rewarder: {}\n", refusal.in_words()));
     }
+}
+
+/// Prints a result. The ledger may have been told by now, so that a stdout that takes nothing changes neither that nor the exit
+/// code, which says how the run ended; a reader that went away (`| head`) is nothing to complain of.
+fn say(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    if let Err(e) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        && e.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        complain(&format!(
+            "svc-rewarder: stdout cannot be written: {e}; the exit code says how the run ended\n"
+        ));
+    }
+}
+
+/// Prints to stderr, if it can be written.
+fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 fn attempt(args: &RunArgs) -> Result<u8, Refusal> {
@@ -165,12 +184,12 @@ fn attempt(args: &RunArgs) -> Result<u8, Refusal> {
         return Ok(exit::UNPAYABLE);
     }
     if args.json {
-        println!("{}", serde_json::to_string(&done.body()).map_err(|e| fault(&e))?);
+        say(&format!("{}\n", serde_json::to_string(&done.body()).map_err(|e| fault(&e))?));
     } else {
-        print!("{}", summary(&done, args));
+        say(&summary(&done, args));
     }
     if let Some(floor) = floor {
-        eprint!("{}", profile(&done, floor, source.len()));
+        complain(&profile(&done, floor, source.len()));
     }
     Ok(if done.quarantine { exit::HELD } else { exit::OK })
 }
@@ -473,6 +492,30 @@ fn profile(done: &Done, floor: Duration, bytes: u64) -> String {
         bytes >> 20
     );
     text
+}
+
+/// What of a result speaks of one run, whatever stands beside it; the manifest last, since the others are told apart by it.
+const OF_ONE_RUN: [&str; 4] = [RECORD, part::ATTESTATION, part::DELIVERY, part::MANIFEST];
+
+/// Takes away what another run than that of this manifest has left in a directory, so that no reader finds one run's delivery
+/// beside another's table. What went, but the manifest.
+///
+/// # Errors
+/// The file system's.
+pub fn clear_another(dir: &Path, manifest: &[u8]) -> std::io::Result<Vec<&'static str>> {
+    if std::fs::read(dir.join(part::MANIFEST)).is_ok_and(|bytes| bytes == manifest) {
+        return Ok(Vec::new());
+    }
+    let mut removed = Vec::new();
+    for name in OF_ONE_RUN {
+        match std::fs::remove_file(dir.join(name)) {
+            Ok(()) => removed.push(name),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    removed.retain(|name| *name != part::MANIFEST);
+    Ok(removed)
 }
 
 /// Writes a file under a temporary name and renames it, so that no half of it is ever seen under its own.

@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Finished runs that are answered without asking the store: about two kilobytes each.
+/// Settled runs that are answered without asking the store: about two kilobytes each.
 const RECENT_MAX: usize = 1024;
 /// Jobs whose last word is kept for who asks later: running ones and refused ones.
 const JOBS_MAX: usize = 4096;
@@ -106,14 +106,14 @@ struct RecentKey {
     policy_hash: Cid,
 }
 
-/// Answers of finished runs, ready to be told again.
+/// Answers of settled runs, ready to be told again.
 #[derive(Default)]
 struct Recent {
     runs: HashMap<RecentKey, Arc<Again>, ahash::RandomState>,
     order: VecDeque<RecentKey>,
 }
 
-/// A finished run as it is told again. A dry run tells nothing about the ledger; a settled run told again is a dup.
+/// A settled run as it is told again. A dry run tells nothing about the ledger; a settled run told again is a dup.
 struct Again {
     wet: Arc<Done>,
     dry: Arc<Done>,
@@ -121,9 +121,8 @@ struct Again {
 
 impl Again {
     fn of(done: &Done) -> Self {
-        let unpayable = done.manifest.status == Status::Unpayable;
-        let wet = if unpayable { LedgerResult::None } else { LedgerResult::Dup };
-        Self { wet: Arc::new(done.again(wet)), dry: Arc::new(done.again(LedgerResult::None)) }
+        let told = |result| Arc::new(done.again(result));
+        Self { wet: told(LedgerResult::Dup), dry: told(LedgerResult::None) }
     }
 }
 
@@ -613,8 +612,9 @@ impl Service {
                 Err(refusal) => jobs.set(job.clone(), JobState::Refused(refusal.clone())),
             }
         }
+        // Others are looked up: which run an epoch shows hangs on which was asked for last until one is settled.
         if let Ok(done) = answer
-            && (done.ledger != LedgerResult::None || done.manifest.status == Status::Unpayable)
+            && done.ledger != LedgerResult::None
         {
             let key = RecentKey {
                 tenant: job.0,

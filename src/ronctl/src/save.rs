@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use svc_rewarder::pipeline::part;
-use svc_rewarder::run::{RECORD, write_file};
+use svc_rewarder::run::{clear_another, write_file};
 
 /// Recipients named in the summary.
 const NAMED: usize = 10;
@@ -68,7 +68,7 @@ pub async fn save(service: &Service, expected: &Expected, out: &Path) -> Result<
     }
     let epoch: Epoch<'_> = serde_json::from_slice(&answer.body)
         .map_err(|_| Failure::new("the service's answer about the epoch is not of the contract's form"))?;
-    let manifest = check(epoch.manifest.get().as_bytes(), expected)?;
+    let manifest = check(epoch.manifest.get().as_bytes(), epoch.delivery.is_some(), expected)?;
     let commitment = manifest.commitment();
     check_attestation(epoch.attestation.map_or("null", RawValue::get), &commitment, expected.require_pq)?;
     let written = |name: &str| {
@@ -85,35 +85,40 @@ pub async fn save(service: &Service, expected: &Expected, out: &Path) -> Result<
     }
     let arrow =
         Download::fetch(service, expected, "application/vnd.apache.arrow.file", out, part::ARROW).await?;
-    forget_other_record(out, epoch.manifest.get().as_bytes())?;
-    let mut files = vec!["manifest.json", part::TEXT, part::ARROW];
+    for name in clear_another(out, epoch.manifest.get().as_bytes()).map_err(written(""))? {
+        eprintln!("ronctl: {} belonged to another run and is removed", out.join(name).display());
+    }
+    let mut files = vec![part::MANIFEST, part::TEXT, part::ARROW];
     text.keep().map_err(written(part::TEXT))?;
     arrow.keep().map_err(written(part::ARROW))?;
-    for (name, value) in [(part::ATTESTATION, epoch.attestation), ("delivery.json", epoch.delivery)] {
+    for (name, value) in [(part::ATTESTATION, epoch.attestation), (part::DELIVERY, epoch.delivery)] {
         if let Some(value) = value {
             write_file(out, name, |to| to.write_all(value.get().as_bytes())).map_err(written(name))?;
             files.push(name);
         }
     }
     // Last: where a manifest stands, the rest stands too.
-    write_file(out, "manifest.json", |to| to.write_all(epoch.manifest.get().as_bytes()))
-        .map_err(written("manifest.json"))?;
+    write_file(out, part::MANIFEST, |to| to.write_all(epoch.manifest.get().as_bytes()))
+        .map_err(written(part::MANIFEST))?;
     let top = top(&out.join(part::TEXT))
         .map_err(|e| Failure::new(format!("allocations.tsv cannot be read: {e}")))?;
     Ok(Saved { manifest, files, top })
 }
 
 /// A manifest that is the canonical one of the run that was asked for.
-fn check(bytes: &[u8], expected: &Expected) -> Result<Manifest, Failure> {
+fn check(bytes: &[u8], delivered: bool, expected: &Expected) -> Result<Manifest, Failure> {
     let wrong = |what: String| Failure::new(format!("{what}; nothing was saved"));
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| {
         wrong(format!("the manifest that the service gave is not of the contract's form ({e})"))
     })?;
     let ours = run_key(&expected.epoch, &expected.policy_hash, &expected.inputs_cid);
     if manifest.run_key != ours {
+        let because = match delivered {
+            true => "the epoch's money went out, or is about to, by other inputs or another policy",
+            false => "another run of this epoch was asked for meanwhile",
+        };
         return Err(wrong(format!(
-            "the service shows run {} for this epoch, and what was submitted is run {ours}: the epoch was settled before, \
-             with other inputs or another policy",
+            "the service shows run {} for this epoch, and what was submitted is run {ours}: {because}",
             manifest.run_key
         )));
     }
@@ -146,18 +151,6 @@ fn check_attestation(text: &str, commitment: &Cid, require_pq: bool) -> Result<(
         None if require_pq => Err(wrong("is missing, and --require-pq wants one")),
         None => Ok(()),
     }
-}
-
-/// A directory that held a batch run of something else must not explain this one.
-fn forget_other_record(out: &Path, manifest: &[u8]) -> Result<(), Failure> {
-    let record = out.join(RECORD);
-    let same = std::fs::read(out.join("manifest.json")).is_ok_and(|bytes| bytes == manifest);
-    if same || !record.exists() {
-        return Ok(());
-    }
-    eprintln!("ronctl: {} belongs to another run and is removed", record.display());
-    std::fs::remove_file(&record)
-        .map_err(|e| Failure::new(format!("{} cannot be removed: {e}", record.display())))
 }
 
 /// A body on its way to disk, under a temporary name until it is kept.

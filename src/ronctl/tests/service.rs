@@ -82,6 +82,30 @@ fn an_epoch_goes_in_and_comes_out_once() {
     );
     desk.seal("work.csv", "epoch.arrows").ends(0);
 
+    // Until an epoch is settled it shows the run that was asked for last, also one that was there before.
+    desk.words("seal work.csv --tenant acme --epoch 2026-14 --asset roc --pool 10000 --out epoch.arrows")
+        .ends(0);
+    submit("policy.json", "--out shared").ends(0);
+    desk.words("seal work.csv --tenant acme --epoch 2026-15 --asset roc --pool 10000 --out epoch.arrows")
+        .ends(0);
+    for policy in ["policy.json", "other.json", "policy.json"] {
+        submit(policy, "--dry-run --out dry").ends(0);
+        desk.words(&format!("replay --inputs epoch.arrows --policy {policy} --manifest dry/manifest.json"))
+            .ends(0);
+        submit("dear.json", "--out dear").ends(3);
+        assert!(desk.read("dear/manifest.json").contains("2026-15"));
+        std::fs::remove_dir_all(desk.path().join("dear")).unwrap();
+    }
+    // What stood there of another run has gone with it.
+    assert!(desk.has("shared/delivery.json"));
+    submit("policy.json", "--dry-run --out shared").ends(0).says("delivery.json belonged to another run");
+    assert!(!desk.has("shared/delivery.json") && desk.has("shared/attestation.json"));
+    desk.run("shared");
+    assert!(desk.has("shared/attestation.json"), "that is of this very run");
+    desk.seal("work.csv", "epoch.arrows").ends(0);
+    desk.run("shared");
+    assert!(!desk.has("shared/attestation.json") && desk.has("shared/manifest.json"));
+
     let why = |actor: &str, more: &str| {
         desk.words(&format!("why {actor} --url http://{http} --epoch 2026-11 --token-file token {more}"))
     };

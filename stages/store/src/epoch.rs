@@ -90,6 +90,33 @@ impl Store {
         Ok(ours)
     }
 
+    /// Makes a run that is stored the epoch's latest.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn make_latest(
+        &self,
+        tenant: &TenantId,
+        epoch: &EpochId,
+        run_key: &Cid,
+    ) -> Result<(), StoreError> {
+        let inner = &self.0;
+        inner.dir(&Path::new(LATEST).join(tenant.as_str()))?;
+        let file = inner.small_file(format!("{run_key}\n").as_bytes())?;
+        inner.replace(&file, &path(LATEST, tenant, epoch))
+    }
+
+    /// A stored run was asked for again: it is the epoch's latest, unless the epoch is claimed.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn asked_again(&self, tenant: &TenantId, epoch: &EpochId, run_key: &Cid) -> Result<(), StoreError> {
+        match self.epoch_run(tenant, epoch)? {
+            Some(shown) if shown.claimed || shown.run_key == *run_key => Ok(()),
+            _ => self.make_latest(tenant, epoch, run_key),
+        }
+    }
+
     /// The epoch's run: the claimed one, or else the latest.
     ///
     /// # Errors

@@ -53,6 +53,6 @@ pub use object::{Object, ObjectReader};
 pub use policy::Bound;
 pub use rewarder_model::Claim;
 pub use rewarder_model::world::disk::{self, Disk, MemoryDisk, RealDisk};
-pub use run::{MANIFEST, PART_NAME_BYTES_MAX, Part, PartWriter, Put as RunPut, Run};
+pub use run::{DELIVERY, MANIFEST, PART_NAME_BYTES_MAX, Part, PartWriter, Put as RunPut, Run};
 pub use sealed::{Kind, Put, Writer};
 pub use store::Store;

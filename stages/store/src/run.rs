@@ -10,7 +10,7 @@ use crate::disk::WriteFile;
 use crate::error::StoreError;
 use crate::object::Object;
 use crate::space::Charge;
-use crate::store::{LATEST, RUNS, Store};
+use crate::store::{RUNS, Store};
 use rewarder_model::{Cid, EpochId, TenantId};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,7 +23,7 @@ pub const PART_NAME_BYTES_MAX: usize = 64;
 /// The part whose bytes the run key determines.
 pub const MANIFEST: &str = "manifest.json";
 /// The part that is replaced; no one may write it with the others.
-const DELIVERY: &str = "delivery.json";
+pub const DELIVERY: &str = "delivery.json";
 /// Largest delivery record: it holds a ledger's answer and a few times.
 const DELIVERY_BYTES_MAX: usize = 64 * 1024;
 /// Largest manifest that is compared: several times what its fields can add up to.
@@ -96,10 +96,7 @@ impl Store {
             true => Put::Existing,
             false => self.write_run(tenant, run_key, parts)?,
         };
-        let inner = &self.0;
-        inner.dir(&Path::new(LATEST).join(tenant.as_str()))?;
-        let file = inner.small_file(format!("{run_key}\n").as_bytes())?;
-        inner.replace(&file, &Path::new(LATEST).join(tenant.as_str()).join(epoch.as_str()))?;
+        self.make_latest(tenant, epoch, run_key)?;
         Ok(put)
     }
 
