@@ -2,7 +2,9 @@
 //! milliseconds; the process itself is what `testing/real/figures` times. `floor --touch BYTES` takes as much fresh memory instead,
 //! as the kernel takes its own, and writes to each page: what the system asks for that before anything is computed. `floor
 //! --additions ACTORS` adds to so many sums in no order, nothing checked, decoded or hashed, and prints nanoseconds a row: the least
-//! that rows cost where sums do not fit into a core's own cache, which is as many misses under way as the core can have.
+//! that rows cost where sums do not fit into a core's own cache, which is as many misses under way as the core can have. `floor
+//! --lines ACTORS` makes so many lines of text out of names and numbers that are there, nothing looked at, and hashes it, and
+//! prints nanoseconds a line: the least that a canonical table costs.
 
 mod draw;
 
@@ -35,10 +37,39 @@ fn additions(actors: usize) -> f64 {
     distances.iter().flat_map(|ahead| [*ahead; 8]).map(&mut round).fold(f64::INFINITY, f64::min)
 }
 
+/// Nanoseconds a line of the fastest of some rounds.
+fn lines(actors: usize) -> f64 {
+    let mut draw = SplitMix64(1);
+    let names: String = (0..actors).map(|actor| format!("actor-{actor:08}")).collect();
+    let name_len = names.len() / actors;
+    let payouts: Vec<u64> = (0..actors).map(|_| draw.draw() >> (24 + draw.draw() % 16)).collect();
+    let mut text = Block::<u8>::scratch(actors * (name_len + 22));
+    let mut round = || {
+        let begun = Instant::now();
+        let mut len = 0;
+        let mut put = |bytes: &[u8]| {
+            text[len..len + bytes.len()].copy_from_slice(bytes);
+            len += bytes.len();
+        };
+        let mut digits = itoa::Buffer::new();
+        for (name, payout) in names.as_bytes().chunks(name_len).zip(&payouts) {
+            put(name);
+            put(b"\t");
+            put(digits.format(*payout).as_bytes());
+            put(b"\n");
+        }
+        std::hint::black_box(blake3::hash(&text[..len]));
+        begun.elapsed().as_secs_f64() * 1e9 / actors as f64
+    };
+    (0..8).map(|_| round()).fold(f64::INFINITY, f64::min)
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let Some(file) = args.next() else {
-        eprintln!("usage: floor FILE [THREADS] | floor --touch BYTES | floor --additions ACTORS");
+        eprintln!(
+            "usage: floor FILE [THREADS] | floor --touch BYTES | floor --additions ACTORS | floor --lines ACTORS"
+        );
         std::process::exit(64);
     };
     if file == "--touch" {
@@ -49,9 +80,13 @@ fn main() {
         println!("{:.2} ms {}", begun.elapsed().as_secs_f64() * 1e3, std::hint::black_box(&block).len());
         return;
     }
-    if file == "--additions" {
+    if file == "--additions" || file == "--lines" {
         let actors = args.next().and_then(|n| n.parse().ok()).filter(|actors| *actors > 0);
-        println!("{:.2} ns a row", additions(actors.expect("--additions takes a number of actors")));
+        let actors = actors.expect("a number of actors");
+        match file.as_str() {
+            "--lines" => println!("{:.2} ns a line", lines(actors)),
+            _ => println!("{:.2} ns a row", additions(actors)),
+        }
         return;
     }
     let threads = args.next().and_then(|n| n.parse().ok()).unwrap_or(0);
