@@ -267,10 +267,7 @@ pub(crate) fn open<'a>(
                 "the data is compressed twice: take off the outer layer".to_owned(),
             ));
         }
-        Form::JsonArray => {
-            let problem = "the data is a JSON array; what is read is one object a line (jq -c '.[]')";
-            return Err(SealError::Format(problem.to_owned()));
-        }
+        Form::Foreign(what) => return Err(SealError::Format(format!("the data is {what}"))),
         Form::Csv => {
             let mut blocks = text(reader, true)?;
             let (header, lines) = match blocks.header() {
