@@ -84,10 +84,19 @@ impl Handover {
         let deliverer = Arc::downgrade(&self.deliverer);
         self.deliverer.record(move |intent, delivered| {
             let (runs, deliverer) = (runs.clone(), deliverer.clone());
-            let (tenant, run_key, json) = (intent.tenant.clone(), intent.run_key, delivered.to_json(intent));
+            let (of, json) = (intent.clone(), delivered.to_json(intent));
+            // Also one that was promised: the epoch is another run's, and that one may be asked for here.
+            let over = matches!(delivered.outcome, Outcome::Conflict(_)) && !plant::is("conflict_keeps_the_claim");
             Box::pin(async move {
                 let Some(deliverer) = deliverer.upgrade() else { return };
-                let kept = deliverer.blocking(move || runs.keep_delivery(&tenant, &run_key, &json)).await;
+                let keep = move || {
+                    runs.keep_delivery(&of.tenant, &of.run_key, &json)?;
+                    if over {
+                        runs.unclaim(&of.tenant, &of.epoch_id, &of.run_key)?;
+                    }
+                    Ok::<_, RunsError>(())
+                };
+                let kept = deliverer.blocking(keep).await;
                 if let Err(error) = kept.map_err(HandoverError::from).and_then(|kept| kept.map_err(HandoverError::from)) {
                     tracing::error!(%error, "a delivery record could not be written; the ledger has the truth");
                 }
@@ -133,10 +142,7 @@ impl Handover {
         };
         let nothing_sent = match &delivered {
             Ok(delivered) => {
-                // One that waits for an operator keeps its claim until then.
-                matches!(delivered.outcome, Outcome::Conflict(_))
-                    && !promised
-                    && !plant::is("conflict_keeps_the_claim")
+                matches!(delivered.outcome, Outcome::Conflict(_)) && !plant::is("conflict_keeps_the_claim")
             }
             // A claim that stood before may belong to an intent in quarantine and stays.
             Err(EmitError::Latched(_) | EmitError::SpoolFull) => {
@@ -178,7 +184,10 @@ impl Handover {
                     None => true,
                     // What waited for an operator is over when the spool has let go of it: a crash came before the record.
                     Some("held" | "refused" | "foreign_dup") => !kept,
-                    Some("conflict" | "dropped") if !kept && !plant::is("stale_claim_stays") => {
+                    // A conflict may stand in the spool for an operator to read; the claim is of no use to it.
+                    Some(over @ ("conflict" | "dropped"))
+                        if (over == "conflict" || !kept) && !plant::is("stale_claim_stays") =>
+                    {
                         runs.unclaim(&tenant, &epoch, &run_key)?;
                         false
                     }

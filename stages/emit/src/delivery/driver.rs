@@ -390,6 +390,9 @@ impl Deliverer {
             volatile: self.spool.is_volatile(),
         };
         if let Some(entry) = before.as_ref().filter(|entry| entry.state == State::Operator) {
+            if let Some(record) = entry.settled_by {
+                return Ok(held(Outcome::Conflict(record), entry));
+            }
             // It waits for a person; a tenant's repetition is not one.
             let detail = format!("held for an operator: {}", entry.cause);
             return Ok(held(Outcome::Refused { detail }, entry));
@@ -467,6 +470,7 @@ impl Deliverer {
             attempts: delivered.attempts,
             first_unix_ms: delivered.first_unix_ms,
             last_unix_ms: delivered.last_unix_ms,
+            settled_by: None,
         })
     }
 
@@ -475,7 +479,9 @@ impl Deliverer {
         match &delivered.outcome {
             Outcome::Conflict(record) if !plant::is("conflict_of_a_promise_untold") => {
                 let detail = format!("the epoch is settled with run {}", record.run_key);
-                self.hold(&Delivered { outcome: Outcome::Refused { detail }, ..delivered.clone() })
+                let hold =
+                    self.hold(&Delivered { outcome: Outcome::Refused { detail }, ..delivered.clone() });
+                hold.map(|hold| Hold { settled_by: Some(*record), ..hold })
             }
             _ => self.hold(delivered),
         }
@@ -688,6 +694,7 @@ impl Deliverer {
             attempts: 0,
             first_unix_ms: entry.first_unix_ms,
             last_unix_ms: millis(self.clock.unix()),
+            settled_by: None,
         };
         let entry = self.spool.update(seq, &hold).await;
         self.changed.notify_one();

@@ -27,6 +27,7 @@ pub use log::{Found, ReadError, SPOOL_DIR};
 
 use crate::audit::clip;
 use crate::config::QuarantineConfig;
+use crate::ledger::Record;
 use crate::plant;
 use log::{CommitError, Log, Said};
 use rewarder_model::world::disk::{Disk, Guard, WriteFile};
@@ -43,9 +44,9 @@ use zeroize::Zeroizing;
 
 /// Longest cause that is kept.
 const CAUSE_BYTES_MAX: usize = 256;
-/// What an entry is charged beside the names in its intent: the cause with every character escaped, five CIDs, the amounts
-/// at their longest, and the names of all members.
-const ENTRY_BYTES: u64 = 6 * CAUSE_BYTES_MAX as u64 + 1024;
+/// What an entry is charged beside the names in its intent: the cause with every character escaped, seven CIDs, the
+/// amounts at their longest, and the names of all members.
+const ENTRY_BYTES: u64 = 6 * CAUSE_BYTES_MAX as u64 + 1280;
 /// Operations in one group: a write of a megabyte or two still ends in a few milliseconds.
 const GROUP_MAX: usize = 1024;
 /// How long another process's lock is waited for: a batch run or a restart lets go within this time.
@@ -110,6 +111,9 @@ pub struct Entry {
     pub first_unix_ms: u64,
     /// When it was last tried.
     pub last_unix_ms: u64,
+    /// With what its epoch is settled instead: it will never be delivered, and waits for an operator to know that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_by: Option<Record>,
 }
 
 /// What an undelivered emission leaves with the intent.
@@ -127,6 +131,8 @@ pub struct Hold {
     pub first_unix_ms: u64,
     /// When it ended.
     pub last_unix_ms: u64,
+    /// With what the epoch is settled instead.
+    pub settled_by: Option<Record>,
 }
 
 /// The spool. Cheap to clone; all clones are one spool.
@@ -370,6 +376,7 @@ impl Spool {
                 attempts: 0,
                 first_unix_ms: unix_ms,
                 last_unix_ms: unix_ms,
+                settled_by: None,
             };
             (seq, Kept::of(&entry), entry)
         };
@@ -440,6 +447,7 @@ impl Spool {
         entry.cause = clip(&hold.cause, CAUSE_BYTES_MAX).to_owned();
         entry.attempts += u64::from(hold.attempts);
         entry.last_unix_ms = hold.last_unix_ms;
+        entry.settled_by = hold.settled_by;
         let kept = Kept::of(&entry);
         if let Err(error) = self.write(seq, kept.clone()).await {
             tracing::error!(%error, seq, "what became of an emission could not be written; it holds in memory");

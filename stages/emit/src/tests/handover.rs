@@ -11,18 +11,23 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Notes what it hears and settles everything, unless it wants patience.
+/// Notes what it hears and settles everything, unless it wants patience, or has settled the epoch with this run.
 #[derive(Default)]
 struct Noting {
     heard: Mutex<Vec<&'static str>>,
     patience: Option<Duration>,
+    settled: Mutex<Option<Record>>,
 }
 
 impl Ledger for Noting {
-    fn submit<'a>(&'a self, _: &'a Intent) -> BoxFuture<'a, Result<Answer, LedgerError>> {
+    fn submit<'a>(&'a self, intent: &'a Intent) -> BoxFuture<'a, Result<Answer, LedgerError>> {
         self.heard.lock().unwrap().push("submit");
-        let patience = self.patience;
+        let (patience, settled) = (self.patience, *self.settled.lock().unwrap());
         Box::pin(async move {
+            if let Some(record) = settled {
+                let ours = record.run_key == intent.run_key;
+                return Ok(if ours { Answer::Dup(record) } else { Answer::Conflict(record) });
+            }
             let busy = |retry_after| LedgerError { retry_after, ..LedgerError::new(Verdict::Retry, "429") };
             if patience.is_some() { Err(busy(patience)) } else { Ok(Answer::Accepted) }
         })
@@ -226,4 +231,39 @@ async fn the_quarantine_obeys_retry_after() {
     clock.advance(Duration::from_millis(1));
     it.deliverer().reemit_once(&mut schedule, &|_, _| {}).await;
     assert_eq!(ledger.heard(), ["submit"], "and then it is sent again");
+}
+
+/// Another replica settles the epoch while a run is held here: an operator has to know, and tenants hear what is true.
+#[tokio::test]
+async fn a_held_run_whose_epoch_another_one_settles_keeps_neither_the_claim_nor_the_word() {
+    let ledger = Arc::new(Noting { patience: Some(Duration::from_secs(30)), ..Noting::default() });
+    let (runs, clock) = (Arc::new(Memory::default()), HandClock::new());
+    let it = handover(ledger.clone(), runs.clone(), Arc::new(clock.clone())).await;
+    let (held, other) = (runs.run(1), Intent { run_key: Cid::of(b"other"), ..runs.run(1) });
+    assert!(matches!(it.deliver(held.clone()).await.unwrap().outcome, Outcome::Held { .. }));
+    assert!(
+        matches!(it.deliver(other.clone()).await, Err(HandoverError::Conflict(key)) if key == held.run_key)
+    );
+    let record = Record { run_key: other.run_key, commitment: other.commitment };
+    *ledger.settled.lock().unwrap() = Some(record);
+    let mut schedule = Schedule::default();
+    for _ in 0..4 {
+        clock.advance(Duration::from_secs(60));
+        it.deliverer().reemit_once(&mut schedule, &|_, _| {}).await;
+    }
+    let spool = it.deliverer().spool().clone();
+    let entry = spool.find(&held.run_key).unwrap();
+    assert_eq!((entry.state, entry.settled_by), (State::Operator, Some(record)));
+    assert!(runs.delivery(&held.tenant, &held.run_key).unwrap().is_some_and(|json| !is_settled(&json)));
+    assert_eq!(runs.holder(&held.tenant, &held.epoch_id), Ok(None));
+    for _ in 0..2 {
+        assert_eq!(it.deliver(held.clone()).await.unwrap().outcome, Outcome::Conflict(record));
+        assert_eq!(it.deliver(other.clone()).await.unwrap().outcome, Outcome::Dup);
+        assert_eq!(runs.holder(&held.tenant, &held.epoch_id), Ok(Some(other.run_key)));
+        let again = it.deliver(held.clone()).await;
+        assert!(matches!(again, Err(HandoverError::Conflict(key)) if key == other.run_key), "{again:?}");
+        runs.unclaim(&other.tenant, &other.epoch_id, &other.run_key).unwrap();
+    }
+    assert!(it.drop_entry(entry.seq, "it was paid elsewhere".into()).await.unwrap().is_some());
+    assert_eq!(spool.find(&held.run_key), None);
 }
