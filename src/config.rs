@@ -82,6 +82,13 @@ macro_rules! value {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count(pub usize);
 
+/// Most threads that compute: more than any machine has cores, and few enough to be started.
+const WORKERS_MAX: usize = 1024;
+
+/// A number of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workers(pub usize);
+
 /// A number of milliseconds, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pause(pub u64);
@@ -99,6 +106,7 @@ impl From<Millis> for Duration {
 value! {
     SocketAddr, "an address and port, such as 127.0.0.1:8080", |t| t.parse().ok();
     Count, "a whole number from 1 to 1000000", |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n)).map(Count);
+    Workers, "a whole number from 1 to 1024", |t| t.parse().ok().filter(|n| (1..=WORKERS_MAX).contains(n)).map(Workers);
     Millis, "a number of milliseconds from 1 to 86400000", |t| t.parse().ok().filter(|n| (1..=86_400_000).contains(n)).map(Millis);
     Pause, "a number of milliseconds from 0 to 3600000", |t| t.parse().ok().filter(|n| *n <= 3_600_000).map(Pause);
     u32, "a whole number from 0 to 1000", |t| t.parse().ok().filter(|n| *n <= 1000);
@@ -131,7 +139,7 @@ macro_rules! settings {
                 let mut this = Self {
                     $($name: if micro { $micro } else { $macro },)*
                     profile,
-                    stages: Stages::default_for(&Count(1), &Count(1)),
+                    stages: Stages::default_for(&Workers(1), &Count(1)),
                     tenants: Arc::default(),
                 };
                 this.stages = Stages::default_for(&this.concurrency_compute_workers, &this.work_queue_max);
@@ -186,8 +194,8 @@ settings! {
     tenant_rps_max: Count = Count(100), Count(100), true;
     /// Requests per second of all tenants together; more are refused with `over_capacity`.
     rps_max: Count = Count(10_000), Count(10_000), true;
-    /// Threads that compute.
-    concurrency_compute_workers: Count = Count(workers()), Count(workers()), true;
+    /// Threads that compute, 1024 at most.
+    concurrency_compute_workers: Workers = Workers(workers()), Workers(workers()), true;
     /// Time for one emission, retries included.
     ledger_deadline_ms: Millis = Millis(1000), Millis(1000), false;
     /// Further attempts of one emission.
@@ -269,7 +277,7 @@ settings! {
 
 /// One thread less than there are cores, for the async side; at least one.
 fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).max(1)
+    std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)).clamp(1, WORKERS_MAX)
 }
 
 /// `[tenants.NAME]`: what one tenant has instead of the common rate, and its weight in the queues.
@@ -341,7 +349,7 @@ impl Stages {
     /// The names, first to last: the values of the label `stage`.
     pub const NAMES: [&'static str; 4] = ["admit", "decode", "reward", "emit"];
 
-    fn default_for(workers: &Count, queue: &Count) -> Self {
+    fn default_for(workers: &Workers, queue: &Count) -> Self {
         let stage = |width, queue| StageConfig::new(width, queue).expect("defaults are within limits");
         Self {
             // Lookups wait for the disk, not for the processor.
@@ -446,7 +454,7 @@ pub fn load(args: &ConfigArgs, environment: &Environment) -> Result<Settings, Co
 pub fn load_for_batch(args: &ConfigArgs, environment: &Environment) -> Result<Settings, ConfigError> {
     load_with(args, environment, |settings| {
         settings.concurrency_compute_workers =
-            Count(std::thread::available_parallelism().map_or(1, |n| n.get()));
+            Workers(std::thread::available_parallelism().map_or(1, |n| n.get()).min(WORKERS_MAX));
     })
 }
 
@@ -620,6 +628,15 @@ mod tests {
         assert_eq!((settings.max_inflight, settings.tenant_rps_max), (Count(8), Count(9)));
         assert!(check("profile = 'micronode'", &[]).unwrap().amnesia_mode);
         assert!(!check("profile = 'micronode'\namnesia_mode = false", &[]).unwrap().amnesia_mode);
+    }
+
+    #[test]
+    fn every_value_that_a_setting_takes_is_one_that_the_stages_take() {
+        let most = [("CONCURRENCY_COMPUTE_WORKERS", "1024"), ("WORK_QUEUE_MAX", "1000000")];
+        let settings = check("", &most).unwrap();
+        assert_eq!(settings.stages.decode.width().get(), 1024 + JOBS_BESIDE);
+        let more = check("concurrency_compute_workers = 1025", &[]).unwrap_err();
+        assert!(more.contains("concurrency_compute_workers") && more.contains("from 1 to 1024"), "{more}");
     }
 
     #[test]

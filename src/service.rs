@@ -274,8 +274,8 @@ fn limits(settings: &Settings) -> Limits {
     }
 }
 
-fn nonzero(count: config::Count) -> NonZeroUsize {
-    NonZeroUsize::new(count.0).unwrap_or(NonZeroUsize::MIN)
+fn nonzero(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// What happens in delivery goes to the bus.
@@ -312,7 +312,7 @@ impl Service {
             .map_err(|e| failed("the attestation key cannot be opened")(&e))?;
         let store = store(&settings)?;
         let verifier = CapVerifier::start(&settings, &clock, &entropy)?;
-        let pool = Pool::new(nonzero(settings.concurrency_compute_workers))
+        let pool = Pool::new(nonzero(settings.concurrency_compute_workers.0))
             .map_err(|e| failed("the compute pool")(&e))?;
         let bus = Bus::new();
         tell(&deliverer, &bus, &clock);
@@ -341,7 +341,7 @@ impl Service {
             verifier,
             limiter,
             departures: Departures::default(),
-            inflight: Inflight::new(nonzero(settings.max_inflight)),
+            inflight: Inflight::new(nonzero(settings.max_inflight.0)),
             flights: SingleFlight::new(config::Count(1_000_000).0),
             recent: Mutex::default(),
             jobs: Mutex::default(),
@@ -647,10 +647,10 @@ impl Service {
         self.verifier.reload(&next)?;
         self.engine
             .pool
-            .resize(nonzero(next.concurrency_compute_workers))
+            .resize(nonzero(next.concurrency_compute_workers.0))
             .map_err(|e| ConfigError(e.to_string()))?;
         self.limiter.reload(limits(&next));
-        self.inflight.resize(nonzero(next.max_inflight));
+        self.inflight.resize(nonzero(next.max_inflight.0));
         self.checker.reload(next.cap_budget_ms.into());
         if let Some(deliverer) = &self.engine.deliverer {
             deliverer.reload(breaker(&next));

@@ -19,6 +19,7 @@ use rewarder_flow::{Drained, Pipeline};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -270,15 +271,9 @@ async fn reload_on(
             _ = user.recv() => {}
         }
         supervisor.reloading();
-        // Reading a file blocks for a moment only. Certificates are taken after the settings were, so that both are or neither.
-        let reloaded =
-            tls.as_ref().map(|tls| tls.read_again(&service.settings())).transpose().and_then(|read| {
-                service.reload().map_err(|error| StartError(error.to_string()))?;
-                if let (Some(tls), Some(read)) = (&tls, read) {
-                    tls.take(read);
-                }
-                Ok(())
-            });
+        // A fault of ours in here must not take away the next reload, by which keys are revoked.
+        let reloaded = catch_unwind(AssertUnwindSafe(|| reload(&service, tls.as_deref())))
+            .unwrap_or_else(|_| Err(StartError("the service failed on them; its log says how".into())));
         match reloaded {
             Ok(()) => {
                 tracing::info!("settings reloaded");
@@ -290,6 +285,16 @@ async fn reload_on(
             }
         }
     }
+}
+
+/// Reading a file blocks for a moment only. Certificates are taken after the settings were, so that both are or neither.
+fn reload(service: &Service, tls: Option<&Tls>) -> Result<(), StartError> {
+    let read = tls.map(|tls| tls.read_again(&service.settings())).transpose()?;
+    service.reload().map_err(|error| StartError(error.to_string()))?;
+    if let (Some(tls), Some(read)) = (tls, read) {
+        tls.take(read);
+    }
+    Ok(())
 }
 
 /// Looks at everything that readiness stands on, again and again.
