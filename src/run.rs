@@ -178,7 +178,7 @@ fn attempt(args: &RunArgs) -> Result<u8, Refusal> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| fault(&e))?;
     let (answer, floor) = runtime.block_on(compute(args, &settings, source.clone(), policy.clone()))?;
-    let done = answer?;
+    let done = answer.map_err(|refusal| unpaid(refusal, &args.out))?;
     if let Some(refusal) = done.unpayable() {
         report(&refusal, args.json);
         return Ok(exit::UNPAYABLE);
@@ -192,6 +192,15 @@ fn attempt(args: &RunArgs) -> Result<u8, Refusal> {
         complain(&profile(&done, floor, source.len()));
     }
     Ok(if done.quarantine { exit::HELD } else { exit::OK })
+}
+
+/// A run that was written before the ledger told that another one is the epoch's: its files must not be taken for what was paid.
+fn unpaid(refusal: Refusal, out: &Path) -> Refusal {
+    if refusal.reason != Reason::EpochConflict {
+        return refusal;
+    }
+    let detail = format!("{}; what {} holds now is the run that is not paid", refusal.detail, out.display());
+    Refusal { detail: detail.into(), ..refusal }
 }
 
 fn fault(e: &dyn std::fmt::Display) -> Refusal {
