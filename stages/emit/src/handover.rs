@@ -4,7 +4,7 @@
 //! The laws:
 //!
 //! 1. **Claimed first.** The epoch's claim is durable before the intent is; so no two runs of an epoch are on their way
-//!    from here, whatever the ledger would say to that.
+//!    from here, whatever the ledger would say to that. What a batch job leaves in the spool has no claim, and counts as one.
 //! 2. **A claim is given back when it is certain that nothing of its run is with the ledger or in quarantine**, and only
 //!    then: it must not keep another run of the epoch from being paid.
 //! 3. **Claimed and not recorded is delivered by the next start.** So is what was recorded as held, for later or for an
@@ -118,6 +118,9 @@ impl Handover {
 
     /// Whoever calls this has the run's turn.
     async fn hand(&self, intent: Intent, promised: bool) -> Result<Delivered, HandoverError> {
+        if let Some(other) = self.deliverer.spool().other_run(&intent) {
+            return Err(HandoverError::Conflict(other));
+        }
         let Some(runs) = &self.runs else { return Ok(self.deliverer.deliver(intent).await?) };
         let of = intent.clone();
         let (claim, before) = self

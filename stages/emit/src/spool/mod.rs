@@ -171,8 +171,19 @@ struct Index {
 struct Kept {
     json: Arc<Zeroizing<Vec<u8>>>,
     run_key: Cid,
+    epoch: EpochMark,
     state: State,
     charge: u64,
+}
+
+/// Tells most epochs apart without reading their entries.
+type EpochMark = [u8; 8];
+
+fn epoch_mark(intent: &Intent) -> EpochMark {
+    let name = [intent.tenant.as_str(), intent.epoch_id.as_str()].join("\n");
+    let mut mark = EpochMark::default();
+    mark.copy_from_slice(&Cid::of(name.as_bytes()).as_bytes()[..size_of::<EpochMark>()]);
+    mark
 }
 
 #[derive(Default)]
@@ -199,8 +210,9 @@ fn charge(intent: &Intent) -> u64 {
 impl Kept {
     fn of(entry: &Entry) -> Self {
         let json = Zeroizing::new(serde_json::to_vec(entry).unwrap_or_default());
-        let charge = charge(&entry.intent);
-        Self { json: Arc::new(json), run_key: entry.intent.run_key, state: entry.state, charge }
+        let (run_key, epoch, charge) =
+            (entry.intent.run_key, epoch_mark(&entry.intent), charge(&entry.intent));
+        Self { json: Arc::new(json), run_key, epoch, state: entry.state, charge }
     }
 
     fn entry(&self) -> Option<Entry> {
@@ -416,6 +428,17 @@ impl Spool {
     pub fn find(&self, run_key: &Cid) -> Option<Entry> {
         let index = self.index();
         index.by_run_key.get(run_key).and_then(|seq| index.kept.get(seq)).and_then(Kept::entry)
+    }
+
+    /// Another run of the intent's epoch that may be settled from here: on its way, held, or waiting for an operator.
+    pub fn other_run(&self, intent: &Intent) -> Option<Cid> {
+        let mark = epoch_mark(intent);
+        let index = self.index();
+        let others = index.kept.values().filter(|kept| kept.epoch == mark && kept.run_key != intent.run_key);
+        let mut others = others.filter_map(Kept::entry).filter(|entry| entry.settled_by.is_none());
+        let same =
+            |entry: &Entry| entry.intent.tenant == intent.tenant && entry.intent.epoch_id == intent.epoch_id;
+        others.find(same).map(|entry| entry.intent.run_key)
     }
 
     /// Where a run stands and who acts next, without reading its entry.

@@ -267,3 +267,22 @@ async fn a_held_run_whose_epoch_another_one_settles_keeps_neither_the_claim_nor_
     assert!(it.drop_entry(entry.seq, "it was paid elsewhere".into()).await.unwrap().is_some());
     assert_eq!(spool.find(&held.run_key), None);
 }
+
+/// A batch job keeps no runs and makes no claim; what it left held is a promise all the same.
+#[tokio::test]
+async fn what_the_spool_holds_of_an_epoch_stands_for_a_claim() {
+    let ledger = Arc::new(Noting { patience: Some(Duration::from_secs(30)), ..Noting::default() });
+    let (runs, clock) = (Arc::new(Memory::default()), HandClock::new());
+    let service = handover(ledger.clone(), runs.clone(), Arc::new(clock.clone())).await;
+    let batch = Handover::new(service.deliverer().clone(), None);
+    let (held, other) = (runs.run(1), Intent { run_key: Cid::of(b"other"), ..runs.run(1) });
+    assert!(matches!(batch.deliver(held.clone()).await.unwrap().outcome, Outcome::Held { .. }));
+    for it in [&batch, &service] {
+        let refused = it.deliver(other.clone()).await;
+        assert!(matches!(refused, Err(HandoverError::Conflict(key)) if key == held.run_key), "{refused:?}");
+        let elsewhere = Intent { tenant: "other".parse().unwrap(), ..other.clone() };
+        assert_eq!(it.deliverer().spool().other_run(&elsewhere), None, "another tenant's epoch");
+    }
+    assert_eq!(runs.holder(&held.tenant, &held.epoch_id), Ok(None));
+    assert!(matches!(batch.deliver(held).await.unwrap().outcome, Outcome::Held { .. }), "itself again");
+}
