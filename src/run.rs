@@ -16,7 +16,7 @@ use rewarder_decode::{Dictionary, FileSource, Progress};
 use rewarder_emit::{AttestKey, LedgerUrl};
 use rewarder_flow::{Envelope, Pool, ticket};
 use rewarder_model::world::{Clock, Entropy};
-use rewarder_model::{LedgerResult, Reason};
+use rewarder_model::{LedgerResult, Manifest, Reason};
 use rewarder_reward::Outcome;
 use rewarder_reward::rounding::Rule;
 use serde::{Deserialize, Serialize};
@@ -507,12 +507,13 @@ fn profile(done: &Done, floor: Duration, bytes: u64) -> String {
 const OF_ONE_RUN: [&str; 4] = [RECORD, part::ATTESTATION, part::DELIVERY, part::MANIFEST];
 
 /// Takes away what another run than that of this manifest has left in a directory, so that no reader finds one run's delivery
-/// beside another's table. What went, but the manifest.
+/// beside another's table. Where no manifest of ours stands, nothing is ours to take. What went, but the manifest.
 ///
 /// # Errors
 /// The file system's.
 pub fn clear_another(dir: &Path, manifest: &[u8]) -> std::io::Result<Vec<&'static str>> {
-    if std::fs::read(dir.join(part::MANIFEST)).is_ok_and(|bytes| bytes == manifest) {
+    let there = std::fs::read(dir.join(part::MANIFEST)).unwrap_or_default();
+    if there == manifest || serde_json::from_slice::<Manifest>(&there).is_err() {
         return Ok(Vec::new());
     }
     let mut removed = Vec::new();
