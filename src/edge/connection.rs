@@ -422,7 +422,9 @@ impl Until<'_> {
         let mut leaving = false;
         loop {
             tokio::select! {
-                ended = connection.as_mut() => return ended,
+                // The farewell first, so that it goes out with the answer that it belongs to: a client that reads the one without
+                // the other sends its next request over a connection that is about to end.
+                biased;
                 () = self.farewell.notified(), if !leaving => {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
@@ -431,6 +433,7 @@ impl Until<'_> {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                ended = connection.as_mut() => return ended,
             }
         }
     }
