@@ -87,7 +87,8 @@ enum Verb {
 pub fn run() -> ExitCode {
     let Cli { verb, json } = Cli::try_parse().unwrap_or_else(|e| {
         if e.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
-            say::json(&serde_json::json!({ "error": e.to_string().trim() }));
+            let said = e.to_string();
+            say::json(&serde_json::json!({ "error": said.trim().trim_start_matches("error: ") }));
             std::process::exit(e.exit_code());
         }
         e.exit()
