@@ -4,7 +4,9 @@
 //! --additions ACTORS` adds to so many sums in no order, nothing checked, decoded or hashed, and prints nanoseconds a row: the least
 //! that rows cost where sums do not fit into a core's own cache, which is as many misses under way as the core can have. `floor
 //! --lines ACTORS` makes so many lines of text out of names and numbers that are there, nothing looked at, and hashes it, and
-//! prints nanoseconds a line: the least that a canonical table costs.
+//! prints nanoseconds a line: the least that a canonical table costs. `floor FILE THREADS ROWS ACTORS OUT BYTES` does all of it, one
+//! behind the other and each on all threads: reads and hashes, adds, makes lines, and writes so many bytes to a new file. Made-up
+//! rows and names are there before its clock starts. No program that does the job on these cores takes less.
 
 mod draw;
 
@@ -12,63 +14,140 @@ use draw::SplitMix64;
 use rewarder_decode::{FileSource, Progress, hash};
 use rewarder_model::memory::{Block, prefetch};
 use std::fs::File;
+use std::io::Error;
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 use std::time::Instant;
 
 /// Rows that are added again and again: their keys take four megabytes, read in order.
 const ROWS: usize = 1 << 20;
 
-/// Nanoseconds a row of the fastest of some rounds, at the distance of prefetching that is fastest here.
-fn additions(actors: usize) -> f64 {
+/// What is written at once: half of what a core's own cache holds.
+const PIECE: usize = 1 << 20;
+
+/// Actors and units of made-up rows.
+fn rows(actors: usize) -> Vec<(u32, u32)> {
     let mut draw = SplitMix64(1);
-    let rows: Vec<(u32, u32)> =
-        (0..ROWS).map(|_| ((draw.draw() % actors as u64) as u32, draw.draw() as u32)).collect();
+    (0..ROWS).map(|_| ((draw.draw() % actors as u64) as u32, draw.draw() as u32)).collect()
+}
+
+/// The rows onto their sums, each asked for `ahead` rows before.
+fn add(rows: &[(u32, u32)], sums: &mut [u64], ahead: usize) {
+    for (at, (actor, units)) in rows.iter().enumerate() {
+        prefetch(sums, rows[(at + ahead) % rows.len()].0 as usize);
+        let sum = &mut sums[*actor as usize];
+        *sum = sum.wrapping_add(u64::from(*units));
+    }
+}
+
+/// Nanoseconds a row of the fastest of some rounds, and the distance of prefetching at which it was.
+fn additions(actors: usize) -> (f64, usize) {
+    let rows = rows(actors);
     let mut sums = Block::<u64>::zeroed(actors);
     let mut round = |ahead: usize| {
         let begun = Instant::now();
-        for (at, (actor, units)) in rows.iter().enumerate() {
-            prefetch(&sums, rows[(at + ahead) % ROWS].0 as usize);
-            let sum = &mut sums[*actor as usize];
-            *sum = sum.wrapping_add(u64::from(*units));
-        }
+        add(&rows, &mut sums, ahead);
         std::hint::black_box(&sums);
-        begun.elapsed().as_secs_f64() * 1e9 / ROWS as f64
+        (begun.elapsed().as_secs_f64() * 1e9 / ROWS as f64, ahead)
     };
     let distances = [0, 16, 48, 96, 192, 384];
-    distances.iter().flat_map(|ahead| [*ahead; 8]).map(&mut round).fold(f64::INFINITY, f64::min)
+    let taken = distances.iter().flat_map(|ahead| [*ahead; 8]).map(&mut round);
+    taken.min_by(|one, other| one.0.total_cmp(&other.0)).expect("there are rounds")
 }
 
-/// Nanoseconds a line of the fastest of some rounds.
-fn lines(actors: usize) -> f64 {
-    let mut draw = SplitMix64(1);
-    let names: String = (0..actors).map(|actor| format!("actor-{actor:08}")).collect();
-    let name_len = names.len() / actors;
-    let payouts: Vec<u64> = (0..actors).map(|_| draw.draw() >> (24 + draw.draw() % 16)).collect();
-    let mut text = Block::<u8>::scratch(actors * (name_len + 22));
-    let mut round = || {
-        let begun = Instant::now();
+/// Names and payouts, and room for their lines.
+struct Table {
+    names: String,
+    payouts: Vec<u64>,
+    text: Block<u8>,
+}
+
+impl Table {
+    fn made_up(actors: usize) -> Self {
+        let mut draw = SplitMix64(1);
+        let names: String = (0..actors).map(|actor| format!("actor-{actor:08}")).collect();
+        let payouts = (0..actors).map(|_| draw.draw() >> (24 + draw.draw() % 16)).collect();
+        let text = Block::scratch(names.len() + actors * 22);
+        Self { names, payouts, text }
+    }
+
+    /// The lines and their hash.
+    fn write(&mut self) -> blake3::Hash {
         let mut len = 0;
         let mut put = |bytes: &[u8]| {
-            text[len..len + bytes.len()].copy_from_slice(bytes);
+            self.text[len..len + bytes.len()].copy_from_slice(bytes);
             len += bytes.len();
         };
         let mut digits = itoa::Buffer::new();
-        for (name, payout) in names.as_bytes().chunks(name_len).zip(&payouts) {
+        let name_len = self.names.len() / self.payouts.len();
+        for (name, payout) in self.names.as_bytes().chunks(name_len).zip(&self.payouts) {
             put(name);
             put(b"\t");
             put(digits.format(*payout).as_bytes());
             put(b"\n");
         }
-        std::hint::black_box(blake3::hash(&text[..len]));
+        blake3::hash(&self.text[..len])
+    }
+}
+
+/// Nanoseconds a line of the fastest of some rounds.
+fn lines(actors: usize) -> f64 {
+    let mut table = Table::made_up(actors);
+    let mut round = || {
+        let begun = Instant::now();
+        std::hint::black_box(table.write());
         begun.elapsed().as_secs_f64() * 1e9 / actors as f64
     };
     (0..8).map(|_| round()).fold(f64::INFINITY, f64::min)
+}
+
+/// Milliseconds of reading, hashing, adding, making lines and writing, and of nothing else.
+fn least(
+    pool: &rayon::ThreadPool,
+    file: &str,
+    [made, actors, bytes]: [usize; 3],
+    out: &str,
+) -> Result<f64, Error> {
+    let threads = pool.current_num_threads();
+    let work = rows(actors);
+    let (_, ahead) = additions(actors);
+    let tables: Vec<Mutex<Table>> =
+        (0..threads).map(|_| Mutex::new(Table::made_up(actors.div_ceil(threads)))).collect();
+    // The memory of the lines is not fresh: whoever does the job may write them block by block into the same.
+    pool.broadcast(|at| tables[at.index()].lock().expect("one thread a table").write());
+
+    let begun = Instant::now();
+    let source = FileSource::new(File::open(file)?)?;
+    pool.install(|| hash(&source, &Progress::default())).map_err(Error::other)?;
+    pool.broadcast(|_| {
+        let mut sums = Block::<u64>::zeroed(actors);
+        let mut left = made / threads;
+        while left > 0 {
+            let some = left.min(work.len());
+            add(&work[..some], &mut sums, ahead);
+            left -= some;
+        }
+        std::hint::black_box(&sums);
+    });
+    pool.broadcast(|at| std::hint::black_box(tables[at.index()].lock().expect("one thread a table").write()));
+    let file = File::create(out)?;
+    let part = bytes / threads;
+    let written = pool.broadcast(|at| {
+        let table = tables[at.index()].lock().expect("one thread a table");
+        let piece = &table.text[..PIECE.min(table.text.len())];
+        (0..part).step_by(piece.len()).try_for_each(|offset| {
+            file.write_all_at(&piece[..piece.len().min(part - offset)], (at.index() * part + offset) as u64)
+        })
+    });
+    written.into_iter().collect::<Result<(), Error>>()?;
+    Ok(begun.elapsed().as_secs_f64() * 1e3)
 }
 
 fn main() {
     let mut args = std::env::args().skip(1);
     let Some(file) = args.next() else {
         eprintln!(
-            "usage: floor FILE [THREADS] | floor --touch BYTES | floor --additions ACTORS | floor --lines ACTORS"
+            "usage: floor FILE [THREADS [ROWS ACTORS OUT BYTES]] | floor --touch BYTES | floor --additions ACTORS | floor --lines ACTORS"
         );
         std::process::exit(64);
     };
@@ -85,12 +164,21 @@ fn main() {
         let actors = actors.expect("a number of actors");
         match file.as_str() {
             "--lines" => println!("{:.2} ns a line", lines(actors)),
-            _ => println!("{:.2} ns a row", additions(actors)),
+            _ => println!("{:.2} ns a row", additions(actors).0),
         }
         return;
     }
     let threads = args.next().and_then(|n| n.parse().ok()).unwrap_or(0);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+    let more: Vec<String> = args.collect();
+    if let [rows, actors, out, bytes] = more.as_slice() {
+        let [rows, actors, bytes] = [rows, actors, bytes].map(|number| number.parse().expect("a number"));
+        println!(
+            "{:.2} ms",
+            least(&pool, &file, [rows, actors, bytes], out).expect("files can be read and written")
+        );
+        return;
+    }
     let begun = Instant::now();
     let source = File::open(&file).and_then(FileSource::new).expect("the file can be opened");
     let cid = pool.install(|| hash(&source, &Progress::default())).expect("the file can be read");

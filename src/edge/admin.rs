@@ -1,6 +1,6 @@
 //! `metrics_addr`: metrics, health, readiness, events.
 
-use super::{Body, bytes_response, json};
+use super::{Body, Upload, bytes_response, json};
 use crate::bus::Stamped;
 use crate::health::Cause;
 use crate::service::Service;
@@ -10,7 +10,7 @@ use futures::stream;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::StreamBody;
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use metrics_exporter_prometheus::PrometheusHandle;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -39,7 +39,7 @@ pub(super) struct Readiness {
 }
 
 /// Answers one request.
-pub async fn answer(admin: Admin, request: Request<Incoming>) -> Response<Body> {
+pub async fn answer(admin: Admin, request: Request<Upload>) -> Response<Body> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

@@ -1,13 +1,13 @@
 //! Reading request bodies: bounded in size, in time, and in what compression may make of them.
 
 use super::pace::Pace;
-use super::{Context, Result};
+use super::{Context, Result, Upload};
 use crate::refusal::Refusal;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use rewarder_model::Reason;
 use std::future::poll_fn;
 use std::io::Read;
@@ -122,7 +122,7 @@ impl Context {
 
 /// The next part of a body, which has to come in time and fast enough.
 pub(super) async fn next_chunk(
-    body: &mut Incoming,
+    body: &mut Upload,
     timeout: Duration,
     pace: &mut Pace,
 ) -> Result<Option<Bytes>> {
@@ -134,9 +134,13 @@ pub(super) async fn next_chunk(
         // A part that is there needs no timer.
         let frame = match poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await {
             Poll::Ready(frame) => frame,
-            Poll::Pending => tokio::time::timeout(timeout, body.frame())
-                .await
-                .map_err(|_| Refusal::new(Reason::RequestTimeout, "the body stopped arriving"))?,
+            Poll::Pending => match tokio::time::timeout(timeout, body.frame()).await {
+                Ok(frame) => frame,
+                Err(_) => {
+                    body.give_up();
+                    return Err(Refusal::new(Reason::RequestTimeout, "the body stopped arriving"));
+                }
+            },
         };
         match frame {
             None => return Ok(None),
@@ -148,6 +152,7 @@ pub(super) async fn next_chunk(
                 let data = frame.into_data();
                 let bytes = data.as_ref().map_or(0, Bytes::len) as u64;
                 pace.note(asked.elapsed(), bytes).map_err(|_| {
+                    body.give_up();
                     Refusal::new(
                         Reason::RequestTimeout,
                         "the body arrives more slowly than TRANSFER_RATE_MIN_BYTES a second; send it over a faster connection",

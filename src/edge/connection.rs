@@ -14,6 +14,7 @@ use super::frames::{self, Frames, Opening, PREFACE, Told};
 use super::garbled::{Answer, Garbled, Talk};
 use super::places::{Impatient, Place};
 use super::tls::Tls;
+use super::upload::Upload;
 use crate::config::Settings;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -316,7 +317,7 @@ pub(super) async fn serve<F>(
     spoken: Spoken,
     settings: Arc<Settings>,
     stopped: watch::Receiver<bool>,
-    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    answer: impl Fn(Request<Upload>) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
@@ -346,7 +347,7 @@ async fn speak<F>(
     spoken: &Spoken,
     settings: &Settings,
     stopped: watch::Receiver<bool>,
-    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    answer: impl Fn(Request<Upload>) -> F + Clone + Send + Sync + 'static,
 ) -> Result<(), Option<Why>>
 where
     F: Future<Output = Response<Body>> + Send + 'static,
@@ -366,7 +367,7 @@ where
                 request.extensions_mut().insert(cert);
             }
             // In a box from its first request on: hyper keeps room for it in every connection, also in one that asks nothing.
-            let (response, farewell) = (Box::pin(answer(request)), farewell.clone());
+            let (response, farewell) = (Box::pin(answer(Upload::of(request))), farewell.clone());
             async move {
                 let mut response = response.await;
                 // In HTTP/2 that is no header but a GOAWAY.

@@ -1,13 +1,12 @@
 //! `GET /rewarder/epochs/{epoch_id}` and `GET /rewarder/policy/{policy_id}`: what a run left behind, as it was stored.
 
-use super::{Body, Context, Result, bytes_response, decoded, json};
+use super::{Body, Context, Result, Upload, bytes_response, decoded, json};
 use crate::explained::Settled;
 use crate::pipeline::{blocking, part};
 use crate::refusal::Refusal;
 use crate::service::{JobState, Service};
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use rewarder_admit::Scope;
 use rewarder_emit::is_settled;
 use rewarder_model::{Cid, EpochId, PolicyId, Reason, TenantId};
@@ -66,7 +65,7 @@ pub(super) fn knows<B>(request: &Request<B>, etag: &str) -> bool {
 
 /// Answers 304 if the caller has these bytes already.
 pub fn with_etag(
-    request: &Request<Incoming>,
+    request: &Request<Upload>,
     etag: &str,
     make: impl FnOnce() -> Result<Response<Body>>,
 ) -> Result<Response<Body>> {

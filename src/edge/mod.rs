@@ -26,6 +26,7 @@ mod rate;
 mod seal;
 mod serve;
 mod tls;
+mod upload;
 
 pub use closed::{CLOSED_TOTAL, count_nothing_closed};
 pub use corr::CorrId;
@@ -34,13 +35,13 @@ pub use places::Impatient;
 pub use problem::Problem;
 pub use serve::{Bound, run};
 pub use tls::{certificates, check_tls};
+pub use upload::Upload;
 
 use crate::refusal::Refusal;
 use crate::service::Service;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use rewarder_admit::{Inside, Pass, Scope, Standing, Wish};
 use rewarder_model::world::BoxFuture;
 use rewarder_model::{EpochId, Reason};
@@ -76,7 +77,7 @@ pub struct Context {
     /// Names this request.
     pub corr_id: CorrId,
     /// The request, its body unread.
-    pub request: Request<Incoming>,
+    pub request: Request<Upload>,
     /// Where its tenant stands, once that is known.
     standing: Arc<OnceLock<Standing>>,
     /// The place that it holds if it only looks.
@@ -85,11 +86,11 @@ pub struct Context {
 
 /// Answers one request; every refusal becomes a problem here. Boxed once, so that it is not moved again and again by those
 /// who wrap it.
-pub fn answer(service: Arc<Service>, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
+pub fn answer(service: Arc<Service>, request: Request<Upload>) -> BoxFuture<'static, Response<Body>> {
     Box::pin(answered(service, request))
 }
 
-async fn answered(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
+async fn answered(service: Arc<Service>, request: Request<Upload>) -> Response<Body> {
     let corr_id = CorrId::of(&request);
     let leaving = service.is_leaving();
     let is_head = request.method() == Method::HEAD;

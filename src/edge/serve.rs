@@ -5,7 +5,7 @@ use super::closed::Why;
 use super::connection::{self, Spoken};
 use super::places::{Most, Places};
 use super::tls::Tls;
-use super::{Body, answer};
+use super::{Body, Upload, answer};
 use crate::config::Settings;
 use crate::health::Cause;
 use crate::pipeline::Answer;
@@ -13,7 +13,6 @@ use crate::service::{Service, StartError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Process;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rewarder_flow::{Drained, Pipeline};
 use std::convert::Infallible;
@@ -214,7 +213,7 @@ async fn accept<F>(
     spoken: Spoken,
     mut stopped: watch::Receiver<bool>,
     service: Arc<Service>,
-    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    answer: impl Fn(Request<Upload>) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = Response<Body>> + Send + 'static,
 {

@@ -242,7 +242,7 @@ fn look(given: &str, keys: Option<&Path>, json: bool) -> Done {
         match &verdict {
             Some(Ok(())) => say::line("it verifies with these keys"),
             Some(Err(denied)) => say::line(format!("with these keys: {denied}")),
-            None => {}
+            None => say::line("who signed it is not checked: that needs the keys (--keys)"),
         }
     }
     Ok(if matches!(verdict, Some(Err(_))) { exit::FAILED } else { exit::OK })

@@ -234,6 +234,7 @@ fn capabilities_are_minted_narrowed_looked_at_and_outlive_a_rotation() {
     let token = minted.out.trim();
     let narrowed = desk.words(&format!("cap attenuate {token} --epoch-prefix 2026- --dry-run-only")).ends(0);
     let narrowed = narrowed.out.trim();
+    desk.words(&format!("cap inspect {narrowed}")).ends(0).says("who signed it is not checked");
     let seen = desk.words(&format!("cap inspect {narrowed} --json --keys keys.json")).ends(0).json();
     let caveats: Vec<&str> =
         seen["caveats"].as_array().unwrap().iter().map(|c| c["text"].as_str().unwrap()).collect();

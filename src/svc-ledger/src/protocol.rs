@@ -7,8 +7,8 @@
 //! GET  /healthz, /metrics
 //! ```
 //!
-//! The law: 2xx and 409 tell what is durable. 4xx other than 408, 409 and 429 settle nothing now or later; 429 settled
-//! nothing; after 408, 5xx and silence the run key has to be asked about.
+//! The law: 2xx and 409 tell what is durable. 4xx other than 409 and 429 settle nothing now or later; 429 settled
+//! nothing; after 5xx and silence the run key has to be asked about.
 
 use crate::counters::{Came, Counters};
 use crate::problem::{Problem, Reason};

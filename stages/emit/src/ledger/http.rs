@@ -10,7 +10,7 @@
 //! 409 {"result":"conflict","run_key":…,"commitment":…}      conflict
 //! other 4xx                                                 refused for good
 //! 429                                                       retry, after Retry-After
-//! 5xx, 408, anything else, no answer, a garbled body        unknown, after Retry-After
+//! 5xx, anything else, no answer, a garbled body             unknown, after Retry-After
 //! ```
 //!
 //! There is no timer in here: whoever calls bounds the wait and drops the future, which closes the connection. A clock is
@@ -175,7 +175,6 @@ fn read_answer(reply: &Reply, intent: &Intent) -> Result<Answer, LedgerError> {
         200 => said.and_then(|said| said.record("dup")).map(Answer::Dup).ok_or_else(garbled),
         409 => said.and_then(|said| said.record("conflict")).map(Answer::Conflict).ok_or_else(garbled),
         429 => Err(reply.error(Verdict::Retry, "and asks for patience")),
-        408 => Err(reply.error(Verdict::Unknown, "to an intent")),
         400..500 => Err(reply.error(Verdict::Refused, "to an intent")),
         _ => Err(reply.error(Verdict::Unknown, "to an intent")),
     }
@@ -255,7 +254,7 @@ mod tests {
         for (status, verdict) in [
             (400, Verdict::Refused),
             (404, Verdict::Refused),
-            (408, Verdict::Unknown),
+            (408, Verdict::Refused),
             (503, Verdict::Unknown),
         ] {
             check(status, body("accepted", &key, &commitment), Err(verdict));
