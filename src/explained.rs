@@ -1,7 +1,8 @@
 //! What is told of a run, read once and kept for whoever asks next: a run never changes, nor does what the ledger has settled, so
 //! that nothing here becomes stale. Which run an epoch has, and where its delivery stands until then, is looked up by each request.
 //!
-//! Bounded in bytes; who asked last stays longest. What is larger by itself than the bound is read each time.
+//! Bounded in bytes; who asked last stays longest. What is larger by itself than the bound is read each time. Reading takes as long as
+//! a snapshot is large, so that few do it at once ([`Readers`]) and none of those who wait holds a thread.
 
 use crate::pipeline::SharedSource;
 use crate::proof::Tree;
@@ -12,6 +13,7 @@ use rewarder_decode::Lookup;
 use rewarder_model::{Cid, EpochId, Manifest, Policy, TenantId};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What is kept of runs.
 pub trait OfRun {
@@ -26,6 +28,33 @@ pub trait OfRun {
 /// Most bytes that the rows of one run may take to be noted: those of ten million rows of a million actors. Beyond that all
 /// actors' keys are read for each question, four bytes a row.
 pub const ROWS_BYTES_MAX: u64 = 48 << 20;
+
+/// Runs that are read at once, whoever asks: each holds one of the threads that wait for the disk, and memory for a table.
+const READERS_MAX: usize = 2;
+
+/// Bytes of a weight in memory: its name in an allocation of its own, and its share of a tree's node.
+const WEIGHT_BYTES: usize = 128;
+
+/// Bytes of a run that do not hang on its size: manifest, derivation, categories.
+const FIXED_BYTES: usize = 16 * 1024;
+
+/// Who reads runs.
+#[derive(Clone)]
+pub struct Readers(Arc<Semaphore>);
+
+impl Default for Readers {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(READERS_MAX)))
+    }
+}
+
+impl Readers {
+    /// Waits for one's turn, which lasts until it is dropped: it belongs to the work, not to who waits for it. First come, first
+    /// served; nothing if the service ends.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.clone().acquire_owned().await.ok()
+    }
+}
 
 /// A run's parts, open.
 pub struct Explained {
@@ -50,7 +79,8 @@ impl OfRun for Explained {
     type Name = Cid;
 
     fn bytes(&self) -> usize {
-        self.text.len() + self.tree.bytes() + self.rows.bytes()
+        let weights = WEIGHT_BYTES * self.policy.weights().len();
+        FIXED_BYTES + weights + self.text.len() + self.tree.bytes() + self.rows.bytes()
     }
 }
 
@@ -79,8 +109,6 @@ type Kept<T> = ((TenantId, <T as OfRun>::Name), Arc<T>);
 pub struct Runs<T: OfRun> {
     /// The last one at the end.
     kept: Mutex<VecDeque<Kept<T>>>,
-    /// Held while a run is read: of many who ask for the same one, one reads it, and there is memory for one more than are kept.
-    reading: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,12 +117,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<T: OfRun> Default for Runs<T> {
     fn default() -> Self {
-        Self { kept: Mutex::default(), reading: Mutex::default() }
+        Self { kept: Mutex::default() }
     }
 }
 
 impl<T: OfRun> Runs<T> {
-    /// The run, kept or read now. It blocks.
+    /// The run, kept or read now, which blocks.
     ///
     /// # Errors
     /// Those of `read`.
@@ -104,10 +132,6 @@ impl<T: OfRun> Runs<T> {
         name: &T::Name,
         read: impl FnOnce() -> Result<T, Refusal>,
     ) -> Result<Arc<T>, Refusal> {
-        if let Some(kept) = self.kept(tenant, name) {
-            return Ok(kept);
-        }
-        let _reading = lock(&self.reading);
         if let Some(kept) = self.kept(tenant, name) {
             return Ok(kept);
         }

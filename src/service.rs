@@ -2,10 +2,12 @@
 
 use crate::bus::{Bus, Event};
 use crate::config::{self, ConfigArgs, ConfigError, Environment, Settings, Stages};
-use crate::explained::{Explained, Runs, Settled};
+use crate::explained::{Explained, Readers, Runs, Settled};
 use crate::health::Health;
+use crate::jobs::{Job, JobState, Jobs};
 use crate::late::{Late, LateKey};
 use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
+use crate::recent::{Recent, RecentKey};
 use crate::refusal::Refusal;
 use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL};
 use crate::verifier::CapVerifier;
@@ -25,19 +27,15 @@ use rewarder_emit::{
 use rewarder_flow::{Controls, Envelope, Pipeline, Pool, PushError, Unanswered, ticket};
 use rewarder_model::world::disk::{Disk, RealDisk};
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
-use rewarder_model::{Cid, EpochId, Intent, LedgerResult, PolicyId, Reason, Status, TenantId, run_key};
+use rewarder_model::{
+    Amount, Cid, EpochId, Intent, LedgerResult, PolicyId, Reason, Status, TenantId, run_key,
+};
 use rewarder_store::{Store, StoreConfig};
-use std::collections::{HashMap, VecDeque};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-/// Settled runs that are answered without asking the store: about two kilobytes each.
-const RECENT_MAX: usize = 1024;
-/// Jobs whose last word is kept for who asks later: running ones and refused ones.
-const JOBS_MAX: usize = 4096;
 
 /// Locks, poisoned or not: what stands behind these locks is never left half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -92,67 +90,15 @@ pub struct Service {
     /// Settled runs that were asked for again, which the ledger is not bothered with.
     dup: Counter,
     explained: Runs<Explained>,
+    readers: Readers,
     settled: Runs<Settled>,
 }
 
-type FlightKey = (TenantId, Cid, bool);
+/// What twins have in common beside their question: both may hear of the same pools.
+type FlightKey = (LateKey, Option<Amount>);
 
-/// Which run, by what it was asked by: the same three that make its run key, without the hash that it takes to make it.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct RecentKey {
-    tenant: TenantId,
-    epoch: EpochId,
-    inputs_cid: Cid,
-    policy_hash: Cid,
-}
-
-/// Answers of settled runs, ready to be told again.
-#[derive(Default)]
-struct Recent {
-    runs: HashMap<RecentKey, Arc<Again>, ahash::RandomState>,
-    order: VecDeque<RecentKey>,
-}
-
-/// A settled run as it is told again. A dry run tells nothing about the ledger; a settled run told again is a dup.
-struct Again {
-    wet: Arc<Done>,
-    dry: Arc<Done>,
-}
-
-impl Again {
-    fn of(done: &Done) -> Self {
-        let told = |result| Arc::new(done.again(result));
-        Self { wet: told(LedgerResult::Dup), dry: told(LedgerResult::None) }
-    }
-}
-
-/// What is known of a job that left no run, or none yet.
-#[derive(Debug, Clone)]
-pub enum JobState {
-    /// It runs.
-    Running,
-    /// It was refused.
-    Refused(Refusal),
-}
-
-#[derive(Default)]
-struct Jobs {
-    states: HashMap<(TenantId, EpochId), JobState>,
-    order: VecDeque<(TenantId, EpochId)>,
-}
-
-impl Jobs {
-    fn set(&mut self, key: (TenantId, EpochId), state: JobState) {
-        if self.states.insert(key.clone(), state).is_none() {
-            self.order.push_back(key);
-            if self.order.len() > JOBS_MAX
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.states.remove(&oldest);
-            }
-        }
-    }
-}
+/// Computations under way at once. Each is a job that the stages hold, so that the queues' own bounds come first.
+const FLIGHTS_MAX: usize = 1_000_000;
 
 /// The state directory, unless nothing may be written.
 fn state_dir(settings: &Settings) -> Option<&Path> {
@@ -342,7 +288,7 @@ impl Service {
             limiter,
             departures: Departures::default(),
             inflight: Inflight::new(nonzero(settings.max_inflight.0)),
-            flights: SingleFlight::new(config::Count(1_000_000).0),
+            flights: SingleFlight::new(FLIGHTS_MAX),
             recent: Mutex::default(),
             jobs: Mutex::default(),
             late: Mutex::default(),
@@ -352,6 +298,7 @@ impl Service {
             latency: histogram!(COMPUTE_LATENCY),
             dup: counter!(LEDGER_INTENTS_TOTAL, "result" => "dup"),
             explained: Runs::default(),
+            readers: Readers::default(),
             settled: Runs::default(),
             settings: ArcSwap::from_pointee(settings),
             origin,
@@ -412,6 +359,11 @@ impl Service {
     /// Runs that were explained lately.
     pub fn explained(&self) -> &Runs<Explained> {
         &self.explained
+    }
+
+    /// Who reads runs to explain them.
+    pub fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     /// Epochs that are settled and were told lately.
@@ -475,7 +427,7 @@ impl Service {
 
     /// What is known of a job that has left no run, or none yet.
     pub fn job(&self, tenant: &TenantId, epoch: &EpochId) -> Option<JobState> {
-        lock(&self.jobs).states.get(&(tenant.clone(), epoch.clone())).cloned()
+        lock(&self.jobs).state(&(tenant.clone(), epoch.clone()))
     }
 
     /// A run that was answered lately, as it is answered again.
@@ -489,7 +441,7 @@ impl Service {
             inputs_cid: ask.inputs_cid,
             policy_hash: ask.policy_hash,
         };
-        let Some(again) = lock(&self.recent).runs.get(&key).cloned() else { return Ok(None) };
+        let Some(again) = lock(&self.recent).get(&key) else { return Ok(None) };
         let done = if ask.dry_run { &again.dry } else { &again.wet };
         if done.manifest.policy.id != ask.policy_id {
             return Ok(None);
@@ -551,7 +503,9 @@ impl Service {
             )
             .retry_after(Duration::from_secs(60)));
         }
-        let joined = self.flights.join((tenant.clone(), key, dry_run)).map_err(refused)?;
+        let question =
+            LateKey { tenant: tenant.clone(), run_key: key, policy_id: policy_id.clone(), dry_run };
+        let joined = self.flights.join((question, pass.pool_max())).map_err(refused)?;
         let Some(lead) = joined.lead else {
             // The twin's place is held by the twin; this request keeps its own while it waits.
             return Ok(Computing { answer: joined.answer, inside: Some(inside) });
@@ -577,7 +531,7 @@ impl Service {
         )?;
         self.bus().publish(self.clock().unix(), Event::JobAdmitted { corr_id: corr_id.clone() });
         let job = (tenant, epoch);
-        lock(&self.jobs).set(job.clone(), JobState::Running);
+        lock(&self.jobs).begin(job.clone());
         let it = self.clone();
         tokio::spawn(async move {
             let answer = answer.await.unwrap_or_else(|unanswered| Err(unanswered_refusal(&unanswered)));
@@ -588,7 +542,7 @@ impl Service {
     }
 
     /// Counts, remembers and tells what became of a job.
-    fn finish(&self, corr_id: &str, job: (TenantId, EpochId), entered: Duration, answer: &Answer) {
+    fn finish(&self, corr_id: &str, job: Job, entered: Duration, answer: &Answer) {
         let now = self.clock().monotonic();
         self.departures.left(now);
         let took = now.saturating_sub(entered);
@@ -602,36 +556,10 @@ impl Service {
         };
         counter!(RUNS_TOTAL, "status" => status).increment(1);
         tracing::info!(corr_id, status = reason, took_us = took.as_micros() as u64, "job done");
-        {
-            let mut jobs = lock(&self.jobs);
-            match answer {
-                Ok(_) => {
-                    jobs.states.remove(&job);
-                    jobs.order.retain(|other| *other != job);
-                }
-                Err(refusal) => jobs.set(job.clone(), JobState::Refused(refusal.clone())),
-            }
-        }
+        lock(&self.jobs).end(&job, answer.as_ref().err());
         // Others are looked up: which run an epoch shows hangs on which was asked for last until one is settled.
-        if let Ok(done) = answer
-            && done.ledger != LedgerResult::None
-        {
-            let key = RecentKey {
-                tenant: job.0,
-                epoch: job.1,
-                inputs_cid: done.manifest.inputs.cid,
-                policy_hash: done.manifest.policy.hash,
-            };
-            let again = Arc::new(Again::of(done));
-            let mut recent = lock(&self.recent);
-            if recent.runs.insert(key.clone(), again).is_none() {
-                recent.order.push_back(key);
-                if recent.order.len() > RECENT_MAX
-                    && let Some(oldest) = recent.order.pop_front()
-                {
-                    recent.runs.remove(&oldest);
-                }
-            }
+        if let Ok(done) = answer {
+            lock(&self.recent).keep(job.0, job.1, done);
         }
         self.bus()
             .publish(self.clock().unix(), Event::JobDone { corr_id: corr_id.to_owned(), status: reason });

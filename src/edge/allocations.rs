@@ -17,8 +17,8 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use rewarder_admit::Scope;
-use rewarder_decode::Lookup;
+use rewarder_admit::{Scope, Wish};
+use rewarder_decode::{Lookup, Source};
 use rewarder_model::{Cid, Manifest, Policy, Reason, TenantId};
 use rewarder_store::{Kind, MANIFEST, Object, Run};
 use schemars::JsonSchema;
@@ -56,15 +56,26 @@ pub(super) fn accept_of(headers: &HeaderMap) -> String {
     if all.trim().is_empty() { "*/*".to_owned() } else { all }
 }
 
+/// The quality among a range's parameters, in thousandths: three digits at most, as the RFC has them (RFC 9110 §12.4.2). None if it
+/// is no number.
+fn quality(parameters: &str) -> Option<u32> {
+    let q = parameters.split(';').find_map(|p| p.trim().strip_prefix("q=").map(str::trim)).unwrap_or("1");
+    let (whole, fraction) = q.split_once('.').unwrap_or((q, ""));
+    let digits = format!("{fraction:0<3}");
+    whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(digits.get(..3)?.parse().ok()?)
+}
+
+/// Whether the `Accept-Encoding` header allows gzip; who names `*` alone gets the bytes as they are.
+fn accepts_gzip(accept: &str) -> bool {
+    accept.split(',').any(|coding| {
+        let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+        let is_gzip = ["gzip", "x-gzip"].iter().any(|known| known.eq_ignore_ascii_case(name.trim()));
+        is_gzip && quality(parameters).is_some_and(|q| q > 0)
+    })
+}
+
 /// The first representation of the highest quality that the `Accept` header allows (RFC 9110 §12.5.1).
 pub(super) fn accepted(accept: &str) -> Option<Representation> {
-    let quality = |parameters: &str| {
-        let q = parameters.split(';').find_map(|p| p.trim().strip_prefix("q=").map(str::trim)).unwrap_or("1");
-        // Thousandths; three digits at most, as the RFC has them.
-        let (whole, fraction) = q.split_once('.').unwrap_or((q, ""));
-        let digits = format!("{fraction:0<3}");
-        whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(digits.get(..3)?.parse().ok()?)
-    };
     let mut best: Option<(u32, Representation)> = None;
     for representation in REPRESENTATIONS {
         let (essence, _) = representation;
@@ -243,6 +254,16 @@ pub(super) struct ActorAnswer {
     proof: Proof,
 }
 
+/// What is there of an actor's answer without reading much.
+enum Found {
+    /// No run.
+    Nothing,
+    /// All of it.
+    Answer(Box<ActorAnswer>),
+    /// The run that has to be read for this actor.
+    ToRead(Run, String),
+}
+
 /// One actor's payout, score, derivation and proof; also for one that gets nothing, and for one that is not there.
 pub async fn actor(context: Context, epoch: &str, actor: &str) -> Result<Response<Body>> {
     let (pass, epoch) = context.pass_for_epoch(Scope::Inspect, epoch).await?;
@@ -251,29 +272,49 @@ pub async fn actor(context: Context, epoch: &str, actor: &str) -> Result<Respons
         .map_err(|e| Refusal::new(Reason::Schema, format!("the actor of the path: {e}")))?;
     let (service, tenant) = (context.service.clone(), pass.tenant().clone());
     let (it, key) = (service.clone(), (tenant.clone(), epoch.clone()));
-    let answer = blocking(move || {
-        let Some(run) = stored_run(&it, &key.0, &key.1)? else { return Ok(None) };
-        explain(&it, &key.0, &run, &actor).map(Some)
+    let found = blocking(move || {
+        let Some(run) = stored_run(&it, &key.0, &key.1)? else { return Ok(Found::Nothing) };
+        match it.explained().kept(&key.0, run.run_key()) {
+            Some(kept) if kept.rows.is_quick(actor.as_bytes()).map_err(|e| broken(&e))? => {
+                explain(&kept, &actor).map(Box::new).map(Found::Answer)
+            }
+            _ => Ok(Found::ToRead(run, actor)),
+        }
     })
     .await?;
-    let Some(answer) = answer else { return no_run(&service, &tenant, &epoch) };
-    let accepts_gzip = context
-        .request
-        .headers()
-        .get(ACCEPT_ENCODING)
-        .and_then(|v| v.to_str().ok())
-        .is_some_and(|v| v.contains("gzip"));
-    if !accepts_gzip {
-        return Ok(json(StatusCode::OK, &answer));
-    }
+    let answer = match found {
+        Found::Nothing => return no_run(&service, &tenant, &epoch),
+        Found::Answer(answer) => answer,
+        Found::ToRead(run, actor) => {
+            let turn = service.readers().turn().await;
+            // It costs what a compute costs, and who waited with many others has not paid for theirs yet.
+            service.rate(&tenant, Wish::Inspection).1?;
+            let (it, tenant) = (service.clone(), tenant.clone());
+            blocking(move || {
+                let _turn = turn;
+                let explained = it.explained().get(&tenant, run.run_key(), || read(&it, &tenant, &run))?;
+                it.charge(&tenant, explained.rows.source().len());
+                explain(&explained, &actor).map(Box::new)
+            })
+            .await?
+        }
+    };
+    let codings = context.request.headers().get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+    let mut response =
+        if codings.is_some_and(accepts_gzip) { gzipped(&answer)? } else { json(StatusCode::OK, &answer) };
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+    Ok(response)
+}
+
+/// The answer, compressed.
+fn gzipped(answer: &ActorAnswer) -> Result<Response<Body>> {
     // Half of a proof is base64 of text: compressed, the answer fits in two packets.
     let broken = |_| Refusal::new(Reason::Internal, "the answer could not be compressed");
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    serde_json::to_writer(&mut gzip, &answer).map_err(broken)?;
+    serde_json::to_writer(&mut gzip, answer).map_err(broken)?;
     let bytes = gzip.finish().map_err(|e| broken(serde_json::Error::io(e)))?;
     let mut response = bytes_response("application/json", bytes);
     response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
     Ok(response)
 }
 
@@ -282,9 +323,8 @@ fn broken(what: &dyn std::fmt::Display) -> Refusal {
     Refusal::new(Reason::Internal, "the stored run cannot be read; the service's log says how")
 }
 
-fn explain(service: &Service, tenant: &TenantId, run: &Run, actor: &str) -> Result<ActorAnswer> {
-    let explained = service.explained().get(tenant, run.run_key(), || read(service, tenant, run))?;
-    let Explained { manifest, kept, policy, text, tree, rows } = &*explained;
+fn explain(explained: &Explained, actor: &str) -> Result<ActorAnswer> {
+    let Explained { manifest, kept, policy, text, tree, rows } = explained;
     let rows = rows.rows_of(actor.as_bytes()).map_err(|e| broken(&e))?;
     let why = why::explain(actor, rows.as_ref(), policy, kept);
     let found = proof::find(text, actor.as_bytes());
@@ -318,7 +358,17 @@ fn read(service: &Service, tenant: &TenantId, run: &Run) -> Result<Explained> {
 
 #[cfg(test)]
 mod tests {
-    use super::accepted;
+    use super::{accepted, accepts_gzip};
+
+    #[test]
+    fn gzip_is_sent_to_who_asks_for_it() {
+        for yes in ["gzip", "br, GZIP;q=0.5", "x-gzip", "deflate,gzip", "gzip;q=1"] {
+            assert!(accepts_gzip(yes), "{yes}");
+        }
+        for no in ["", "*", "gzip;q=0", "gzip; q=0.000", "br, gzip;q=0, *", "gzipped", "gzip;q=x"] {
+            assert!(!accepts_gzip(no), "{no}");
+        }
+    }
 
     #[test]
     fn accept_is_negotiated() {

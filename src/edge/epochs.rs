@@ -2,9 +2,10 @@
 
 use super::{Body, Context, Result, Upload, bytes_response, decoded, json};
 use crate::explained::Settled;
+use crate::jobs::JobState;
 use crate::pipeline::{blocking, part};
 use crate::refusal::Refusal;
-use crate::service::{JobState, Service};
+use crate::service::Service;
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use rewarder_admit::Scope;

@@ -170,12 +170,7 @@ def call(address, method, path, body=None, headers=None):
     connection = http.client.HTTPConnection(*address, timeout=REQUEST_SECONDS)
     try:
         chunked = body is not None and not isinstance(body, (bytes, str))
-        try:
-            connection.request(method, path, body, headers or {}, encode_chunked=chunked)
-        except (BrokenPipeError, ConnectionResetError):
-            if connection.sock is None:
-                raise  # it was never connected
-            # Refused before it was read to the end: the answer is there all the same.
+        connection.request(method, path, body, headers or {}, encode_chunked=chunked)
         response = connection.getresponse()
         return Answer(response.status, response.headers, response.read())
     finally:

@@ -134,6 +134,11 @@ impl Pass {
         self.count(self.grant.allows_epoch(epoch))
     }
 
+    /// The largest pool that it is for, if there is one.
+    pub fn pool_max(&self) -> Option<Amount> {
+        self.grant.pool_max()
+    }
+
     /// Whether it is for pools of that size.
     pub fn pool(&self, pool: Amount) -> Result<(), Denied> {
         self.count(self.grant.allows_pool(pool))

@@ -12,11 +12,20 @@ use crate::header::{self, Opened};
 use crate::source::Source;
 use arrow_ipc::MessageHeader;
 use rewarder_model::SnapshotHeader;
+use rewarder_model::name::ACTOR_BYTES_MAX;
 use rewarder_model::snapshot::COLUMNS;
 use std::collections::BTreeMap;
 
-/// Bytes of keys read at once: they stay in L2.
+/// Bytes of keys or names read at once: they stay in L2.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Names of a dictionary in any order that are read at once, each of 256 bytes at most.
+const CHUNK_NAMES: u64 = (CHUNK_BYTES / ACTOR_BYTES_MAX) as u64;
+/// Bytes of messages' heads that are read at once: a snapshot may have a batch for each row.
+const HEADS_BYTES: usize = 16 * 1024;
+/// Rows that are read at once where an actor has one among so many.
+const NEAR_ROWS: u64 = 4096;
+/// Most rows of an actor that count as few.
+const FEW_ROWS: u64 = 4096;
 
 /// What a snapshot says of one actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +89,13 @@ impl<S: Source> Lookup<S> {
         let (mut opened, mut actors, mut categories) = (None::<Opened>, None, None);
         let (mut batches, mut rows) = (Vec::new(), 0u64);
         let (mut at, len) = (0u64, source.len());
+        let mut heads = Ahead::new(&source, HEADS_BYTES);
         while at < len {
             let mut prefix = [0; PREFIX_BYTES];
-            source.read_at(at, &mut prefix)?;
+            heads.read(at, &mut prefix)?;
             let Prefix::Metadata(metadata_len) = frame::prefix(prefix)? else { break };
             let mut metadata = vec![0; metadata_len];
-            source.read_at(at + PREFIX_BYTES as u64, &mut metadata)?;
+            heads.read(at + PREFIX_BYTES as u64, &mut metadata)?;
             let body = at + (PREFIX_BYTES + metadata_len) as u64;
             let (message, body_len) = frame::message(&metadata, len.saturating_sub(body))?;
             match (message.header_type(), &opened) {
@@ -161,10 +171,26 @@ impl<S: Source> Lookup<S> {
         Ok(())
     }
 
+    /// Where it reads.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
     /// Bytes that it holds in memory.
     pub fn bytes(&self) -> usize {
         let index = self.index.as_ref().map_or(0, |index| 4 * (index.starts.len() + index.rows.len()));
         index + size_of::<Batch>() * self.batches.len()
+    }
+
+    /// Whether an actor's rows are noted and few, and its name is found without reading all.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn is_quick(&self, actor: &[u8]) -> Result<bool, DecodeError> {
+        let (true, Some(index)) = (self.sorted, &self.index) else { return Ok(false) };
+        let Some((key, _)) = self.actors.search(&self.source, actor)? else { return Ok(true) };
+        let at = |more| index.starts.get(key as usize + more).copied().unwrap_or_default();
+        Ok(u64::from(at(1).saturating_sub(at(0))) <= FEW_ROWS)
     }
 
     /// An actor's rows; `None` if its name is not in the dictionary.
@@ -178,8 +204,7 @@ impl<S: Source> Lookup<S> {
             self.actors.scan(&self.source, actor)?
         };
         let Some((key, rank)) = found else { return Ok(None) };
-        let mut sums = BTreeMap::<u8, u128>::new();
-        let mut rows = 0;
+        let mut sums = Sums::new(&self.source);
         match &self.index {
             Some(index) => {
                 let bounds = [0, 1].map(|more| index.starts.get(key as usize + more).map(|at| *at as usize));
@@ -188,9 +213,7 @@ impl<S: Source> Lookup<S> {
                 };
                 for row in index.rows.get(start..end).unwrap_or_default() {
                     let at = self.batches.partition_point(|batch| batch.first_row <= u64::from(*row));
-                    let batch = self.batches[at - 1];
-                    self.row(&batch, u64::from(*row) - batch.first_row, &mut sums)?;
-                    rows += 1;
+                    sums.add(&self.batches[at - 1], u64::from(*row))?;
                 }
             }
             None => {
@@ -207,26 +230,16 @@ impl<S: Source> Lookup<S> {
                             while self.batches[batch].first_row + self.batches[batch].rows <= row {
                                 batch += 1;
                             }
-                            self.row(&self.batches[batch], row - self.batches[batch].first_row, &mut sums)?;
-                            rows += 1;
+                            sums.add(&self.batches[batch], row)?;
                         }
                     }
                     Ok(())
                 })?;
             }
         }
-        let name = |key: u8| self.categories.get(usize::from(key)).cloned().unwrap_or_default();
-        let units = sums.into_iter().map(|(key, units)| (name(key), units)).collect();
-        Ok(Some(ActorRows { rank, rows, units }))
-    }
-
-    /// Adds up one row.
-    fn row(&self, batch: &Batch, row: u64, sums: &mut BTreeMap<u8, u128>) -> Result<(), DecodeError> {
-        let (mut category, mut value) = ([0; 1], [0; 8]);
-        self.source.read_at(batch.categories + row, &mut category)?;
-        self.source.read_at(batch.units + 8 * row, &mut value)?;
-        *sums.entry(category[0]).or_default() += u128::from(u64::from_le_bytes(value));
-        Ok(())
+        let name = |key: usize| self.categories.get(key).cloned().unwrap_or_default();
+        let units = sums.units.iter().enumerate().filter_map(|(key, units)| Some((name(key), (*units)?)));
+        Ok(Some(ActorRows { rank, rows: sums.rows, units: units.collect() }))
     }
 
     /// All keys, in parts: the number of the part's first row, and its keys.
@@ -328,30 +341,105 @@ impl Values {
         source: &(impl Source + ?Sized),
         name: &[u8],
     ) -> Result<Option<(u32, usize)>, DecodeError> {
-        let len = self.len;
-        let mut offsets = vec![0; 4 * (len as usize + 1)];
-        source.read_at(self.offsets, if len == 0 { &mut [] } else { &mut offsets })?;
-        let mut values = vec![0; self.bytes as usize];
-        source.read_at(self.values, &mut values)?;
-        let offset = |index: usize| {
-            u32::from_le_bytes([
-                offsets[4 * index],
-                offsets[4 * index + 1],
-                offsets[4 * index + 2],
-                offsets[4 * index + 3],
-            ])
-        };
+        let broken = || DecodeError::from(Broken::from(Fault::OffsetsInvalid));
         let (mut key, mut rank) = (None, 0);
-        for index in 0..len as usize {
-            let value = values
-                .get(offset(index) as usize..offset(index + 1) as usize)
-                .ok_or(Broken::from(Fault::OffsetsInvalid))?;
-            match value.cmp(name) {
-                std::cmp::Ordering::Less => rank += 1,
-                std::cmp::Ordering::Equal => key = Some(index as u32),
-                std::cmp::Ordering::Greater => {}
+        let (mut offsets, mut values) = (Vec::new(), Vec::new());
+        for first in (0..self.len).step_by(CHUNK_NAMES as usize) {
+            let count = CHUNK_NAMES.min(self.len - first);
+            offsets.resize(4 * (count as usize + 1), 0);
+            source.read_at(self.offsets + 4 * first, &mut offsets)?;
+            let offsets = offsets.as_chunks::<4>().0.iter().map(|at| u64::from(u32::from_le_bytes(*at)));
+            let (start, end) = (offsets.clone().next().unwrap_or(0), offsets.clone().last().unwrap_or(0));
+            let len = end.checked_sub(start).filter(|len| end <= self.bytes && *len <= CHUNK_BYTES as u64);
+            values.resize(len.ok_or_else(broken)? as usize, 0);
+            source.read_at(self.values + start, &mut values)?;
+            let bounds = offsets.clone().zip(offsets.skip(1));
+            for (index, (from, to)) in (first..).zip(bounds) {
+                let value = from.checked_sub(start).zip(to.checked_sub(start));
+                let value = value.and_then(|(from, to)| values.get(from as usize..to as usize));
+                match value.ok_or_else(broken)?.cmp(name) {
+                    std::cmp::Ordering::Less => rank += 1,
+                    std::cmp::Ordering::Equal => key = Some(index as u32),
+                    std::cmp::Ordering::Greater => {}
+                }
             }
         }
         Ok(key.map(|key| (key, rank)))
+    }
+}
+
+/// Reads a little more than it is asked for, since what is asked for next mostly lies behind it.
+struct Ahead<'a, S: ?Sized> {
+    source: &'a S,
+    len: usize,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a, S: Source + ?Sized> Ahead<'a, S> {
+    fn new(source: &'a S, len: usize) -> Self {
+        Self { source, len, start: 0, bytes: Vec::new() }
+    }
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), DecodeError> {
+        let has = |start: u64, bytes: &[u8]| {
+            let from = usize::try_from(offset.checked_sub(start)?).ok()?;
+            let all = from..from.checked_add(buffer.len())?;
+            (all.end <= bytes.len()).then_some(all)
+        };
+        if let Some(all) = has(self.start, &self.bytes) {
+            buffer.copy_from_slice(&self.bytes[all]);
+            return Ok(());
+        }
+        if buffer.len() > self.len {
+            return Ok(self.source.read_at(offset, buffer)?);
+        }
+        let there = self.source.len().saturating_sub(offset);
+        self.bytes.resize(there.min(self.len as u64) as usize, 0);
+        self.start = offset;
+        self.source.read_at(offset, &mut self.bytes)?;
+        let all = has(self.start, &self.bytes).ok_or(Broken::from(Fault::Truncated))?;
+        buffer.copy_from_slice(&self.bytes[all]);
+        Ok(())
+    }
+}
+
+/// What an actor's rows come to. They are added in their order; those that lie near each other are read together.
+struct Sums<'a, S: ?Sized> {
+    source: &'a S,
+    units: [Option<u128>; 256],
+    rows: u64,
+    /// The last row.
+    last: u64,
+    /// The first row that has been read, and the columns from there on.
+    first: u64,
+    categories: Vec<u8>,
+    values: Vec<u8>,
+}
+
+impl<'a, S: Source + ?Sized> Sums<'a, S> {
+    fn new(source: &'a S) -> Self {
+        let (categories, values) = (Vec::new(), Vec::new());
+        Self { source, units: [None; 256], rows: 0, last: 0, first: 0, categories, values }
+    }
+
+    fn add(&mut self, batch: &Batch, row: u64) -> Result<(), DecodeError> {
+        let read = self.first..self.first + self.categories.len() as u64;
+        if !read.contains(&row) {
+            let is_near = self.rows > 0 && row - self.last < NEAR_ROWS;
+            let in_batch = row - batch.first_row;
+            let count = if is_near { NEAR_ROWS.min(batch.rows - in_batch) } else { 1 };
+            self.categories.resize(count as usize, 0);
+            self.values.resize(8 * count as usize, 0);
+            self.source.read_at(batch.categories + in_batch, &mut self.categories)?;
+            self.source.read_at(batch.units + 8 * in_batch, &mut self.values)?;
+            self.first = row;
+        }
+        let at = (row - self.first) as usize;
+        let units = u64::from_le_bytes(self.values.as_chunks::<8>().0[at]);
+        *self.units[usize::from(self.categories[at])].get_or_insert(0) += u128::from(units);
+        self.rows += 1;
+        self.last = row;
+        Ok(())
     }
 }

@@ -135,6 +135,11 @@ impl Grant {
         })
     }
 
+    /// The largest pool that it is for, if there is one.
+    pub fn pool_max(&self) -> Option<Amount> {
+        self.pool_max
+    }
+
     /// Whether it is for pools of that size.
     pub fn allows_pool(&self, pool: Amount) -> Result<(), Denied> {
         check(self.pool_max.is_none_or(|most| pool <= most), Reason::Caveat, || {
