@@ -8,7 +8,6 @@ use rewarder_admit::VerifierUrl;
 use rewarder_emit::LedgerUrl;
 use rewarder_flow::{StageConfig, StageOverride};
 use rewarder_model::TenantId;
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -47,6 +46,8 @@ pub enum LogFormat {
 trait Value: Sized {
     /// What would be right, for the message.
     const WANTED: &'static str;
+    /// Whether the file has it in quotes.
+    const IS_TEXT: bool = false;
     fn read(text: &str) -> Option<Self>;
     /// What is wrong with a text that is none: the text, and what would be right.
     fn complaint(text: &str) -> (String, String) {
@@ -56,6 +57,7 @@ trait Value: Sized {
 
 impl Value for LedgerUrl {
     const WANTED: &'static str = "embedded:, http://host:port or postgres://user:password@host/database";
+    const IS_TEXT: bool = true;
     fn read(text: &str) -> Option<Self> {
         text.parse().ok()
     }
@@ -67,9 +69,10 @@ impl Value for LedgerUrl {
 }
 
 macro_rules! value {
-    ($($type:ty, $wanted:literal, $read:expr;)*) => {
+    ($($type:ty, $is_text:literal, $wanted:literal, $read:expr;)*) => {
         $(impl Value for $type {
             const WANTED: &'static str = $wanted;
+            const IS_TEXT: bool = $is_text;
             fn read(text: &str) -> Option<Self> {
                 let read: fn(&str) -> Option<Self> = $read;
                 read(text)
@@ -104,18 +107,18 @@ impl From<Millis> for Duration {
 }
 
 value! {
-    SocketAddr, "an address and port, such as 127.0.0.1:8080", |t| t.parse().ok();
-    Count, "a whole number from 1 to 1000000", |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n)).map(Count);
-    Workers, "a whole number from 1 to 1024", |t| t.parse().ok().filter(|n| (1..=WORKERS_MAX).contains(n)).map(Workers);
-    Millis, "a number of milliseconds from 1 to 86400000", |t| t.parse().ok().filter(|n| (1..=86_400_000).contains(n)).map(Millis);
-    Pause, "a number of milliseconds from 0 to 3600000", |t| t.parse().ok().filter(|n| *n <= 3_600_000).map(Pause);
-    u32, "a whole number from 0 to 1000", |t| t.parse().ok().filter(|n| *n <= 1000);
-    u64, "a number of bytes, at least 1024", |t| t.parse().ok().filter(|n| *n >= 1024);
-    bool, "true or false", |t| t.parse().ok();
-    PathBuf, "a path", |t| (!t.is_empty()).then(|| t.into());
-    Option<PathBuf>, "a path", |t| (!t.is_empty()).then(|| Some(t.into()));
-    VerifierUrl, "local: or http://host:port/path", |t| VerifierUrl::from_str(t).ok();
-    LogFormat, "text or json", |t| match t { "text" => Some(LogFormat::Text), "json" => Some(LogFormat::Json), _ => None };
+    SocketAddr, true, "an address and port, such as 127.0.0.1:8080", |t| t.parse().ok();
+    Count, false, "a whole number from 1 to 1000000", |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n)).map(Count);
+    Workers, false, "a whole number from 1 to 1024", |t| t.parse().ok().filter(|n| (1..=WORKERS_MAX).contains(n)).map(Workers);
+    Millis, false, "a number of milliseconds from 1 to 86400000", |t| t.parse().ok().filter(|n| (1..=86_400_000).contains(n)).map(Millis);
+    Pause, false, "a number of milliseconds from 0 to 3600000", |t| t.parse().ok().filter(|n| *n <= 3_600_000).map(Pause);
+    u32, false, "a whole number from 0 to 1000", |t| t.parse().ok().filter(|n| *n <= 1000);
+    u64, false, "a number of bytes from 1 on", |t| t.parse().ok().filter(|n| *n >= 1);
+    bool, false, "true or false", |t| t.parse().ok();
+    PathBuf, true, "a path", |t| (!t.is_empty()).then(|| t.into());
+    Option<PathBuf>, true, "a path", |t| (!t.is_empty()).then(|| Some(t.into()));
+    VerifierUrl, true, "local: or http://host:port/path", |t| VerifierUrl::from_str(t).ok();
+    LogFormat, true, "text or json", |t| match t { "text" => Some(LogFormat::Text), "json" => Some(LogFormat::Json), _ => None };
 }
 
 macro_rules! settings {
@@ -146,9 +149,9 @@ macro_rules! settings {
                 this
             }
 
-            fn set(&mut self, name: &str, text: &str, from: &str) -> Result<(), ConfigError> {
+            fn set(&mut self, name: &str, given: Given, from: &str) -> Result<(), ConfigError> {
                 match name {
-                    $(stringify!($name) => self.$name = read(name, text, from)?,)*
+                    $(stringify!($name) => self.$name = read(name, given, from)?,)*
                     _ => return Err(ConfigError(unknown(name, from))),
                 }
                 Ok(())
@@ -380,7 +383,21 @@ impl Stages {
     }
 }
 
-fn read<T: Value>(name: &str, text: &str, from: &str) -> Result<T, ConfigError> {
+/// A value as somebody wrote it.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    text: &'a str,
+    /// Whether it is a number or the like, and not a text.
+    is_bare: bool,
+}
+
+fn read<T: Value>(name: &str, Given { text, is_bare }: Given, from: &str) -> Result<T, ConfigError> {
+    if is_bare && T::IS_TEXT {
+        return Err(ConfigError(format!(
+            "{name} = {text} ({from}) cannot be used: it has to be {}, in quotes",
+            T::WANTED
+        )));
+    }
     T::read(text).ok_or_else(|| {
         let (text, why) = T::complaint(text);
         ConfigError(format!("{name} = {text} ({from}) cannot be used: {why}"))
@@ -488,15 +505,33 @@ fn load_with(
     layers(args.profile, environment, &text, path.as_deref(), defaults)
 }
 
-#[derive(Deserialize)]
-struct File {
-    profile: Option<String>,
-    #[serde(default)]
-    stages: BTreeMap<String, toml::Table>,
-    #[serde(default)]
-    tenants: BTreeMap<String, toml::Table>,
-    #[serde(flatten)]
-    settings: toml::Table,
+/// Takes `[name.…]` out of the file: tables by name.
+fn tables(file: &mut toml::Table, name: &str, from: &str) -> Result<Vec<(String, toml::Table)>, ConfigError> {
+    let wrong = |value: &toml::Value| {
+        ConfigError(format!(
+            "{name} = {value} ({from}) cannot be used: write [{name}.NAME] and its keys below"
+        ))
+    };
+    let named = match file.remove(name) {
+        None => return Ok(Vec::new()),
+        Some(toml::Value::Table(named)) => named,
+        Some(other) => return Err(wrong(&other)),
+    };
+    let table = |(name, value)| match value {
+        toml::Value::Table(table) => Ok((name, table)),
+        other => Err(wrong(&other)),
+    };
+    named.into_iter().map(table).collect()
+}
+
+fn profile_of(text: &str, from: &str) -> Result<Profile, ConfigError> {
+    match text {
+        "micronode" => Ok(Profile::Micronode),
+        "macronode" => Ok(Profile::Macronode),
+        other => Err(ConfigError(format!(
+            "profile = {other:?} ({from}) cannot be used: it has to be micronode or macronode"
+        ))),
+    }
 }
 
 fn layers(
@@ -507,41 +542,42 @@ fn layers(
     defaults: impl FnOnce(&mut Settings),
 ) -> Result<Settings, ConfigError> {
     let from = path.map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
-    let file: File = toml::from_str(text).map_err(|e| {
+    let mut file: toml::Table = toml::from_str(text).map_err(|e| {
         // Without the line itself, which may hold the ledger's password.
         let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         ConfigError(format!("{from} is not a settings file: line {line}: {}", e.message().trim()))
     })?;
-    let named = match file.profile.as_deref() {
+    let (stages, tenants) = (tables(&mut file, "stages", &from)?, tables(&mut file, "tenants", &from)?);
+    let in_file = match file.remove("profile") {
         None => None,
-        Some("micronode") => Some(Profile::Micronode),
-        Some("macronode") => Some(Profile::Macronode),
-        Some(other) => {
-            return Err(ConfigError(format!(
-                "profile = {other:?} ({from}) cannot be used: it has to be micronode or macronode"
-            )));
-        }
+        Some(toml::Value::String(text)) => Some(profile_of(&text, &from)?),
+        Some(other) => Some(profile_of(&other.to_string(), &from)?),
     };
-    let mut settings = Settings::of(profile.or(named).unwrap_or_default());
+    let variable = |name: &str| environment.get(&name.to_uppercase()).filter(|text| !text.is_empty());
+    let in_environment =
+        variable("profile").map(|text| profile_of(text, "environment PROFILE")).transpose()?;
+    let mut settings = Settings::of(profile.or(in_environment).or(in_file).unwrap_or_default());
     defaults(&mut settings);
-    for (name, value) in &file.settings {
+    for (name, value) in &file {
         let text = match value {
             toml::Value::String(text) => text.clone(),
-            toml::Value::Integer(number) => number.to_string(),
-            toml::Value::Boolean(flag) => flag.to_string(),
-            // Of another kind: let the setting's own reader say what it wants.
+            // Of another kind, it may be: let the setting's own reader say what it wants.
             other => other.to_string(),
         };
-        settings.set(name, &text, &from)?;
+        settings.set(name, Given { text: &text, is_bare: !value.is_str() }, &from)?;
     }
     for name in Settings::NAMES {
-        let variable = name.to_uppercase();
-        if let Some(text) = environment.get(&variable).filter(|text| !text.is_empty()) {
-            settings.set(name, text, &format!("environment {variable}"))?;
+        if let Some(text) = variable(name) {
+            let from = format!("environment {}", name.to_uppercase());
+            settings.set(name, Given { text, is_bare: false }, &from)?;
         }
     }
+    // A store that is made small takes no larger snapshots, unless somebody says that it should.
+    if !file.contains_key("snapshot_max_bytes") && variable("snapshot_max_bytes").is_none() {
+        settings.snapshot_max_bytes = settings.snapshot_max_bytes.min(settings.store_max_bytes);
+    }
     settings.stages = Stages::default_for(&settings.concurrency_compute_workers, &settings.work_queue_max);
-    for (name, table) in &file.stages {
+    for (name, table) in &stages {
         let stage = settings.stages.get_mut(name).ok_or_else(|| {
             ConfigError(format!(
                 "[stages.{name}] ({from}) names no stage: it has to be one of {}",
@@ -552,7 +588,7 @@ fn layers(
             .with(&stage_override(name, table, &from)?)
             .map_err(|e| ConfigError(format!("[stages.{name}] ({from}) cannot be used: {e}")))?;
     }
-    let named = file.tenants.iter().map(|(name, table)| TenantTerms::read(name, table, &from));
+    let named = tenants.iter().map(|(name, table)| TenantTerms::read(name, table, &from));
     settings.tenants = Arc::new(named.collect::<Result<_, _>>()?);
     settings.consistent()?;
     Ok(settings)
@@ -582,8 +618,11 @@ fn stage_override(stage: &str, table: &toml::Table, from: &str) -> Result<StageO
 }
 
 impl Settings {
-    /// What no single value can be blamed for.
-    fn consistent(&self) -> Result<(), ConfigError> {
+    /// Looks for what no single value can be blamed for.
+    ///
+    /// # Errors
+    /// The two settings that contradict each other.
+    pub fn consistent(&self) -> Result<(), ConfigError> {
         if self.http_addr.port() != 0 && self.http_addr == self.metrics_addr {
             return Err(ConfigError(format!(
                 "http_addr and metrics_addr are both {}: give one another port",
@@ -631,6 +670,26 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_is_made_small_takes_no_larger_snapshots() {
+        assert_eq!(check("store_max_bytes = 5000", &[]).unwrap().snapshot_max_bytes, 5000);
+        assert_eq!(check("", &[("STORE_MAX_BYTES", "1")]).unwrap().snapshot_max_bytes, 1);
+        let both = check("store_max_bytes = 5000", &[("SNAPSHOT_MAX_BYTES", "5001")]).unwrap_err();
+        assert!(both.contains("snapshot_max_bytes = 5001 is above store_max_bytes = 5000"), "{both}");
+    }
+
+    #[test]
+    fn the_profile_comes_from_flag_environment_or_file() {
+        let amnesia = |text, environment| check(text, environment).unwrap().amnesia_mode;
+        assert!(amnesia("", &[("PROFILE", "micronode")]));
+        assert!(!amnesia("profile = 'micronode'", &[("PROFILE", "macronode")]));
+        let error = check("", &[("PROFILE", "nano")]).unwrap_err();
+        assert_eq!(
+            error,
+            "profile = \"nano\" (environment PROFILE) cannot be used: it has to be micronode or macronode"
+        );
+    }
+
+    #[test]
     fn every_value_that_a_setting_takes_is_one_that_the_stages_take() {
         let most = [("CONCURRENCY_COMPUTE_WORKERS", "1024"), ("WORK_QUEUE_MAX", "1000000")];
         let settings = check("", &most).unwrap();
@@ -654,6 +713,17 @@ mod tests {
                 "http_addr = 'x'",
                 "http_addr = \"x\" (f.toml) cannot be used: it has to be an address and port, such as 127.0.0.1:8080",
             ),
+            ("state_dir = [1]", "state_dir = [1] (f.toml) cannot be used: it has to be a path, in quotes"),
+            (
+                "cap_keys_file = true",
+                "cap_keys_file = true (f.toml) cannot be used: it has to be a path, in quotes",
+            ),
+            ("stages = 3", "stages = 3 (f.toml) cannot be used: write [stages.NAME] and its keys below"),
+            (
+                "tenants.acme = 3",
+                "tenants = 3 (f.toml) cannot be used: write [tenants.NAME] and its keys below",
+            ),
+            ("profile = 0", "profile = \"0\" (f.toml) cannot be used: it has to be micronode or macronode"),
             ("profile = 'x'", "profile = \"x\" (f.toml) cannot be used: it has to be micronode or macronode"),
             (
                 "[stages.x]\nwidth = 1",

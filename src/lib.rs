@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod config;
 pub mod control;
+pub mod descriptors;
 pub mod dumps;
 pub mod edge;
 pub mod epoch;

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use rewarder_flow::Drained;
 use std::process::ExitCode;
 use svc_rewarder::config::{self, ConfigArgs};
+use svc_rewarder::descriptors;
 use svc_rewarder::dumps;
 use svc_rewarder::edge::{self, Bound};
 use svc_rewarder::run::{self, RunArgs};
@@ -64,25 +65,26 @@ fn serve(args: ServeArgs) -> ExitCode {
         Ok(Drained::CutOff { .. }) => ExitCode::from(run::exit::FAILED),
         Err(error) => {
             eprintln!("svc-rewarder: {error}");
-            ExitCode::from(run::exit::REFUSED)
+            ExitCode::from(if error.may_pass { run::exit::FAILED } else { run::exit::REFUSED })
         }
     }
 }
 
 fn serving(args: ServeArgs) -> Result<Drained, StartError> {
     let environment: config::Environment = std::env::vars().collect();
-    let settings = config::load(&args.config, &environment).map_err(|e| StartError(e.to_string()))?;
+    let settings = config::load(&args.config, &environment).map_err(|e| StartError::of(e.to_string()))?;
     telemetry::log(settings.log_format, args.trace_burst);
     if !settings.core_dumps {
         dumps::forbid();
     }
+    descriptors::raise(&settings);
     let supervisor = Supervisor::of(&environment);
-    let metrics = telemetry::metrics().map_err(StartError)?;
+    let metrics = telemetry::metrics().map_err(StartError::of)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
-        .map_err(|e| StartError(format!("the async runtime cannot be started: {e}")))?;
+        .map_err(|e| StartError::of(format!("the async runtime cannot be started: {e}")))?;
     runtime.block_on(async {
         let bound = Bound::bind(&settings).await?;
         let (service, pipeline) =

@@ -512,16 +512,29 @@ impl Engine {
             })
             .await
             .map_err(|e| internal(&e))?;
-        if let (Err(Refusal { reason: Reason::CidMismatch, .. }), Some(cid), Some(store)) =
-            (&scored, expected, &self.store)
+        if let (Err(Refusal { reason: Reason::CidMismatch, .. }), Some(cid), true) =
+            (&scored, expected, self.store.is_some())
         {
-            // It was verified when it came: the disk has changed it. Set aside, so that the next upload heals it.
-            tracing::error!(%cid, "a stored snapshot does not have its CID any more");
-            store.quarantine_corrupt(&cid)?;
+            return Err(self.damaged(cid).await);
         }
         let scored = scored?;
         timings.decode = millis(self.clock.monotonic().saturating_sub(begun));
+        tracing::debug!(corr_id = request.corr_id, rows = scored.rows, took_ms = timings.decode, "decoded");
         Ok((request, timings, Found::Fresh(scored)))
+    }
+
+    /// Sets a stored snapshot aside that was verified when it came and is not what it was: the disk has changed it. The next upload
+    /// heals it.
+    async fn damaged(self: &Arc<Self>, cid: Cid) -> Refusal {
+        tracing::error!(%cid, "a stored snapshot does not have its CID any more");
+        let it = self.clone();
+        let aside = blocking(move || {
+            let store = it.store.as_ref().ok_or_else(|| internal(&"this pipeline has no store"))?;
+            Ok(store.quarantine_corrupt(&cid)?)
+        });
+        // What it is refused for is told either way; why the disk would not do it stands in the log.
+        let _ = aside.await;
+        Refusal::new(Reason::InputsNotFound, "the stored snapshot was damaged and set aside; upload it again")
     }
 
     /// Allocates, checks, seals, signs and stores.
@@ -549,6 +562,13 @@ impl Engine {
         let it = self.clone();
         let sealed = blocking(move || it.seal(&lane, outcome, names, attestation, &policy)).await?;
         timings.reward = millis(self.clock.monotonic().saturating_sub(begun));
+        tracing::debug!(
+            corr_id = request.corr_id,
+            commitment = %sealed.commitment,
+            recipients = sealed.manifest.totals.recipients,
+            took_ms = timings.reward,
+            "computed, sealed and stored"
+        );
         Ok((request, timings, Box::new(sealed)))
     }
 

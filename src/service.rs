@@ -9,7 +9,7 @@ use crate::late::{Late, LateKey};
 use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
 use crate::recent::{Recent, RecentKey};
 use crate::refusal::Refusal;
-use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL};
+use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL, STORE_BYTES, STORE_BYTES_MAX};
 use crate::verifier::CapVerifier;
 use crate::world::{Runtime, SystemClock, SystemEntropy};
 use arc_swap::ArcSwap;
@@ -44,18 +44,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What the service cannot start without.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(pub String);
+#[error("{message}")]
+pub struct StartError {
+    message: String,
+    /// Whether the same start may succeed later: a port that is taken, a disk that is full.
+    pub may_pass: bool,
+}
+
+impl StartError {
+    /// What somebody has to mend first.
+    pub fn of(message: String) -> Self {
+        Self { message, may_pass: false }
+    }
+
+    /// What may have passed when it is tried again.
+    pub fn passing(message: String) -> Self {
+        Self { message, may_pass: true }
+    }
+}
 
 fn failed(what: &str) -> impl Fn(&dyn std::fmt::Display) -> StartError + '_ {
-    move |e| StartError(format!("{what}: {e}"))
+    move |e| StartError::of(format!("{what}: {e}"))
 }
 
 fn unusable<'a>(dir: &'a Path, what: &'a str) -> impl Fn(&dyn std::fmt::Display) -> StartError + 'a {
     let dir = dir.display();
     move |e| {
-        StartError(format!(
-            "state_dir = {dir} cannot be used: {what}: {e}; name a directory that may be made and written"
+        StartError::passing(format!(
+            "state_dir = {dir} cannot be used: {what}: {e}; it has to be a directory that may be made and written, on a disk with \
+             room. One that was in use holds what is promised and what is paid: mend or restore it, do not name an empty one instead"
         ))
     }
 }
@@ -348,6 +365,19 @@ impl Service {
         self.engine.store.as_ref().ok_or_else(|| Refusal::new(Reason::Internal, "the service has no store"))
     }
 
+    /// The ids of the keys that vouch for results.
+    pub fn attest_keys(&self) -> Vec<String> {
+        self.engine.key.iter().flat_map(AttestKey::key_ids).map(|id| id.to_string()).collect()
+    }
+
+    /// Shows how full the store is.
+    pub fn show_store(&self) {
+        if let Some(store) = &self.engine.store {
+            metrics::gauge!(STORE_BYTES).set(store.used_bytes() as f64);
+            metrics::gauge!(STORE_BYTES_MAX).set(store.limit_bytes() as f64);
+        }
+    }
+
     /// Delivery.
     pub fn deliverer(&self) -> Result<&Arc<Deliverer>, Refusal> {
         self.engine
@@ -555,7 +585,14 @@ impl Service {
             Err(refusal) => ("refused", refusal.reason.as_str()),
         };
         counter!(RUNS_TOTAL, "status" => status).increment(1);
-        tracing::info!(corr_id, status = reason, took_us = took.as_micros() as u64, "job done");
+        tracing::info!(
+            corr_id,
+            tenant = %job.0,
+            epoch = %job.1,
+            status = reason,
+            took_us = took.as_micros() as u64,
+            "job done"
+        );
         lock(&self.jobs).end(&job, answer.as_ref().err());
         // Others are looked up: which run an epoch shows hangs on which was asked for last until one is settled.
         if let Ok(done) = answer {
@@ -571,26 +608,35 @@ impl Service {
     /// When the new settings cannot be used; the old ones stay in force.
     pub fn reload(&self) -> Result<(), ConfigError> {
         let (args, environment) = &self.origin;
-        let (next, restart_needed) = self.settings().reloaded(config::load(args, environment)?);
-        self.verifier.reload(&next)?;
-        self.engine
-            .pool
-            .resize(nonzero(next.concurrency_compute_workers.0))
-            .map_err(|e| ConfigError(e.to_string()))?;
+        let before = self.settings();
+        let (next, restart_needed) = before.reloaded(config::load(args, environment)?);
+        next.consistent()?;
+        // What may fail comes first, and is taken back if it does.
+        self.resize(&next).and_then(|()| self.verifier.reload(&next)).inspect_err(|_| {
+            // Both had these sizes a moment ago.
+            let _ = self.resize(&before);
+        })?;
         self.limiter.reload(limits(&next));
         self.inflight.resize(nonzero(next.max_inflight.0));
         self.checker.reload(next.cap_budget_ms.into());
         if let Some(deliverer) = &self.engine.deliverer {
             deliverer.reload(breaker(&next));
         }
-        for (name, stage) in next.stages.each() {
-            self.controls.resize(name, stage).map_err(|e| ConfigError(e.to_string()))?;
-        }
         for name in &restart_needed {
             tracing::warn!(setting = name, "this setting has changed but needs a restart");
         }
         self.settings.store(Arc::new(next));
         self.bus().publish(self.clock().unix(), Event::ConfigUpdated { restart_needed });
+        Ok(())
+    }
+
+    /// Gives pool and stages their sizes.
+    fn resize(&self, settings: &Settings) -> Result<(), ConfigError> {
+        let workers = nonzero(settings.concurrency_compute_workers.0);
+        self.engine.pool.resize(workers).map_err(|e| ConfigError(e.to_string()))?;
+        for (name, stage) in settings.stages.each() {
+            self.controls.resize(name, stage).map_err(|e| ConfigError(e.to_string()))?;
+        }
         Ok(())
     }
 

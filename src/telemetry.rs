@@ -2,7 +2,7 @@
 
 use crate::bus;
 use crate::config::LogFormat;
-use metrics::{Counter, Gauge, Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Gauge, Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rewarder_model::{Kind, Metric};
 use tracing_subscriber::EnvFilter;
@@ -17,6 +17,19 @@ pub const INVARIANT_FAIL_TOTAL: &str = "reward_invariant_fail_total";
 pub const REJECTED_TOTAL: &str = "rejected_total";
 /// 1 for each `cause` of a readiness that is not there.
 pub const READYZ_DEGRADED: &str = "readyz_degraded";
+
+/// Bytes in the sealed store.
+pub const STORE_BYTES: &str = "store_bytes";
+/// `STORE_MAX_BYTES`.
+pub const STORE_BYTES_MAX: &str = "store_bytes_max";
+
+const CPU: Metric = metric(
+    "process_cpu_seconds_total",
+    Kind::Counter,
+    "seconds",
+    &[],
+    "Processor time used by the process, user and system.",
+);
 
 /// Metrics of the assembly itself. The floors list their own.
 const METRICS: &[Metric] = &[
@@ -45,7 +58,16 @@ const METRICS: &[Metric] = &[
         "Connections that were closed before their peer was done with them.",
     ),
     metric(bus::DROPPED_TOTAL, Kind::Counter, "events", &[], "Events lost by slow listeners of the bus."),
-    metric("process_cpu_seconds_total", Kind::Counter, "seconds", &[], "Processor time used by the process."),
+    metric(
+        crate::edge::RESPONSES_TOTAL,
+        Kind::Counter,
+        "answers",
+        &["status"],
+        "Requests answered on http_addr.",
+    ),
+    metric(STORE_BYTES, Kind::Gauge, "bytes", &[], "Bytes in the sealed store, uploads under way included."),
+    metric(STORE_BYTES_MAX, Kind::Gauge, "bytes", &[], "Bytes that the sealed store takes at most."),
+    CPU,
     metric("process_resident_memory_bytes", Kind::Gauge, "bytes", &[], "Resident memory of the process."),
     metric("process_open_fds", Kind::Gauge, "descriptors", &[], "Open file descriptors of the process."),
 ];
@@ -123,16 +145,18 @@ pub fn metrics() -> Result<PrometheusHandle, String> {
     for status in ["ok", "unpayable", "refused", "quarantined", "failed"] {
         metrics::counter!(RUNS_TOTAL, "status" => status).absolute(0);
     }
-    metrics::counter!(INVARIANT_FAIL_TOTAL, "kind" => "conservation").absolute(0);
+    for breach in rewarder_reward::Breach::ALL {
+        metrics::counter!(INVARIANT_FAIL_TOTAL, "kind" => breach.kind()).absolute(0);
+    }
     metrics::counter!(bus::DROPPED_TOTAL).absolute(0);
     crate::edge::count_nothing_closed();
+    crate::edge::count_nothing_answered();
     Ok(handle)
 }
 
-/// Gauges of what the process costs, read from `/proc/self` when somebody asks.
+/// What the process costs, read from `/proc/self` when somebody asks.
 #[derive(Clone)]
 pub struct Process {
-    cpu: Counter,
     memory: Gauge,
     files: Gauge,
 }
@@ -141,21 +165,27 @@ impl Process {
     /// The gauges.
     pub fn new() -> Self {
         Self {
-            cpu: metrics::counter!("process_cpu_seconds_total"),
             memory: metrics::gauge!("process_resident_memory_bytes"),
             files: metrics::gauge!("process_open_fds"),
         }
     }
 
-    /// Reads them anew.
-    pub fn sample(&self) {
-        if let Ok(stat) = std::fs::read_to_string("/proc/self/stat")
-            && let Some((_, rest)) = stat.rsplit_once(") ")
-        {
-            // Fields 14 and 15 of proc(5), the first two after the name being 3 and 4; in ticks of 1/100 s (USER_HZ).
-            let ticks: u64 = rest.split(' ').skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
-            self.cpu.absolute(ticks / 100);
+    /// All metrics in the text that Prometheus reads, the process's own read anew. Processor time is written here: the recorder's
+    /// counters are whole numbers, and a second of it is much.
+    pub fn render(&self, metrics: &PrometheusHandle) -> String {
+        self.sample();
+        let mut text = metrics.render();
+        if let Some(ticks) = cpu_ticks() {
+            let (name, seconds, hundredths) = (CPU.name, ticks / 100, ticks % 100);
+            let help = CPU.help;
+            text.push_str(&format!(
+                "# HELP {name} {help}\n# TYPE {name} counter\n{name} {seconds}.{hundredths:02}\n\n"
+            ));
         }
+        text
+    }
+
+    fn sample(&self) {
         if let Some(bytes) = resident_bytes() {
             self.memory.set(bytes as f64);
         }
@@ -169,6 +199,14 @@ impl Default for Process {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Processor time of the process, user and system, in hundredths of a second (USER_HZ).
+fn cpu_ticks() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    // Fields 14 and 15 of proc(5), the first two after the name being 3 and 4.
+    Some(rest.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum())
 }
 
 fn status_kib(field: &str) -> Option<u64> {

@@ -50,7 +50,7 @@ impl CapVerifier {
     ) -> Result<Self, StartError> {
         match &settings.cap_verifier_url {
             VerifierUrl::Local => {
-                let keyring = keyring(settings).map_err(|e| StartError(e.to_string()))?;
+                let keyring = keyring(settings).map_err(|e| StartError::of(e.to_string()))?;
                 Ok(Self::Local(Arc::new(LocalVerifier::new(keyring))))
             }
             VerifierUrl::Http(url) => {

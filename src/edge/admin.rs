@@ -47,9 +47,9 @@ pub async fn answer(admin: Admin, request: Request<Upload>) -> Response<Body> {
     }
     match request.uri().path() {
         "/metrics" => {
-            admin.process.sample();
             admin.metrics.run_upkeep();
-            bytes_response("text/plain; version=0.0.4; charset=utf-8", admin.metrics.render())
+            admin.service.show_store();
+            bytes_response("text/plain; version=0.0.4; charset=utf-8", admin.process.render(&admin.metrics))
         }
         "/healthz" => plain(StatusCode::OK, "ok\n"),
         "/readyz" => readiness(&admin.service),

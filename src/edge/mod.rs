@@ -23,6 +23,7 @@ mod pace;
 mod places;
 mod problem;
 mod rate;
+mod responses;
 mod seal;
 mod serve;
 mod tls;
@@ -33,6 +34,7 @@ pub use corr::CorrId;
 pub use outgoing::Body;
 pub use places::Impatient;
 pub use problem::Problem;
+pub use responses::{RESPONSES_TOTAL, count_nothing_answered};
 pub use serve::{Bound, run};
 pub use tls::{certificates, check_tls};
 pub use upload::Upload;
@@ -113,6 +115,7 @@ async fn answered(service: Arc<Service>, request: Request<Upload>) -> Response<B
     if let Some(standing) = standing.get() {
         rate::tell(response.headers_mut(), standing);
     }
+    responses::count(response.status());
     if is_head { outgoing::without_body(response) } else { response }
 }
 

@@ -63,13 +63,13 @@ impl<'a> Problem<'a> {
     /// Counts it as a refusal, and logs it.
     pub fn count(&self) {
         metrics::counter!(REJECTED_TOTAL, "reason" => self.reason).increment(1);
-        tracing::info!(
-            corr_id = self.corr_id,
-            reason = self.reason,
-            status = self.status,
-            detail = self.detail,
-            "refused"
-        );
+        let (corr_id, reason, status, detail) = (self.corr_id, self.reason, self.status, self.detail);
+        // Of a fault of ours, or of room that is not there, an operator wants to know without having asked for it.
+        if status >= 500 {
+            tracing::warn!(corr_id, reason, status, detail, "refused");
+        } else {
+            tracing::info!(corr_id, reason, status, detail, "refused");
+        }
     }
 
     /// The response; counts as a refusal.

@@ -32,6 +32,8 @@ const HEALTH_EVERY: Duration = Duration::from_millis(250);
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// Time for responses under way once the pipeline is empty.
 const LINGER: Duration = Duration::from_secs(2);
+/// How often it is logged that no connection can be taken.
+const DEAF_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The two listening sockets, and where they are.
 pub struct Bound {
@@ -56,7 +58,7 @@ struct Signals {
 impl Signals {
     fn listen() -> Result<Self, StartError> {
         let listen =
-            |kind| signal(kind).map_err(|e| StartError(format!("signals cannot be listened for: {e}")));
+            |kind| signal(kind).map_err(|e| StartError::of(format!("signals cannot be listened for: {e}")));
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
@@ -76,7 +78,9 @@ impl Bound {
         let tls = Tls::open(settings)?.map(Arc::new);
         let bind = async |name: &str, addr: SocketAddr| {
             let failed = |e| {
-                StartError(format!("{name} = {addr} cannot be listened on: {e}; is another service there?"))
+                StartError::passing(format!(
+                    "{name} = {addr} cannot be listened on: {e}; is another service there?"
+                ))
             };
             let listener = TcpListener::bind(addr).await.map_err(failed)?;
             let addr = listener.local_addr().map_err(failed)?;
@@ -151,7 +155,6 @@ pub async fn run(
         .map(|(name, stage)| format!("{name}={}x{}", stage.width(), stage.queue()))
         .collect();
     tracing::info!(
-        ready = 1,
         http_addr = %bound.http_addr,
         metrics_addr = %bound.metrics_addr,
         tls = bound.tls.is_some(),
@@ -161,6 +164,7 @@ pub async fn run(
         max_inflight = settings.max_inflight.0,
         profile = format!("{:?}", settings.profile).to_lowercase(),
         amnesia = settings.amnesia_mode,
+        attest_keys = service.attest_keys().join(" "),
         "svc-rewarder is serving"
     );
     supervisor.ready(&format!("serving on {}, operators on {}", bound.http_addr, bound.metrics_addr));
@@ -202,6 +206,13 @@ pub async fn run(
     if let Ok(deliverer) = service.deliverer()
         && deliverer.spool().is_volatile()
     {
+        match deliverer.spool().depth() {
+            0 => {}
+            held => tracing::error!(
+                held,
+                "payouts that were promised with 202 and `volatile` are given up: amnesia"
+            ),
+        }
         deliverer.spool().wipe();
     }
     drained
@@ -221,6 +232,7 @@ async fn accept<F>(
     // Each connection holds a sender; when all are dropped, all have ended.
     let (under_way, mut all_ended) = mpsc::channel::<Infallible>(1);
     let connections_max = || service.settings().connections_max.0;
+    let mut deaf = None::<Instant>;
     loop {
         let accepted = tokio::select! {
             accepted = async {
@@ -229,10 +241,17 @@ async fn accept<F>(
             } => accepted,
             _ = stopped.wait_for(|stopped| *stopped) => break,
         };
-        let Ok((stream, peer)) = accepted else {
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             // Out of descriptors, most likely: let some connections end.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
+            Err(error) => {
+                if deaf.is_none_or(|since| since.elapsed() > DEAF_TOLD_EVERY) {
+                    tracing::error!(%error, "no connection can be taken");
+                    deaf = Some(Instant::now());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
         };
         // Read for each connection: a reload holds for the next one.
         let settings = service.settings();
@@ -272,7 +291,7 @@ async fn reload_on(
         supervisor.reloading();
         // A fault of ours in here must not take away the next reload, by which keys are revoked.
         let reloaded = catch_unwind(AssertUnwindSafe(|| reload(&service, tls.as_deref())))
-            .unwrap_or_else(|_| Err(StartError("the service failed on them; its log says how".into())));
+            .unwrap_or_else(|_| Err(StartError::of("the service failed on them; its log says how".into())));
         match reloaded {
             Ok(()) => {
                 tracing::info!("settings reloaded");
@@ -289,7 +308,7 @@ async fn reload_on(
 /// Reading a file blocks for a moment only. Certificates are taken after the settings were, so that both are or neither.
 fn reload(service: &Service, tls: Option<&Tls>) -> Result<(), StartError> {
     let read = tls.map(|tls| tls.read_again(&service.settings())).transpose()?;
-    service.reload().map_err(|error| StartError(error.to_string()))?;
+    service.reload().map_err(|error| StartError::of(error.to_string()))?;
     if let (Some(tls), Some(read)) = (tls, read) {
         tls.take(read);
     }
@@ -306,7 +325,13 @@ async fn watch_health(service: Arc<Service>, supervisor: Arc<Supervisor>) {
             let every =
                 if deliverer.degraded() { service.settings().brownout_probe_ms.into() } else { PROBE_EVERY };
             if probed.is_none_or(|probed| now.saturating_sub(probed) >= every) {
-                ledger_down = deliverer.probe().await.is_err();
+                let probe = deliverer.probe().await;
+                if let Err(error) = &probe
+                    && !ledger_down
+                {
+                    tracing::warn!(%error, "the ledger does not answer");
+                }
+                ledger_down = probe.is_err();
                 probed = Some(now);
             }
             deliverer.look(!missing(&service, false).contains(&Cause::QueueSoftLimit));

@@ -60,7 +60,7 @@ impl Tls {
         }
         // Over the loopback nothing can be recorded on a network. Whatever ends TLS in front of it has to require the same.
         if settings.require_pq_on && !settings.http_addr.ip().is_loopback() {
-            return Err(StartError(format!(
+            return Err(StartError::of(format!(
                 "require_pq_on = true needs TLS: set tls_cert_file and tls_key_file, or listen on a loopback address behind a proxy that requires X25519MLKEM768 (http_addr is {})",
                 settings.http_addr
             )));
@@ -117,7 +117,7 @@ fn provider(require_pq: bool) -> CryptoProvider {
 
 /// Names the setting, the file and what is wrong.
 fn unusable<'a>(setting: &'a str, path: &'a Path) -> impl Fn(&dyn Display) -> StartError + 'a {
-    move |error| StartError(format!("{setting} = {}: {error}", path.display()))
+    move |error| StartError::of(format!("{setting} = {}: {error}", path.display()))
 }
 
 /// The certificates of a PEM file, the first one that of its owner.
@@ -135,7 +135,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 
 fn read(settings: &Settings) -> Result<ServerConfig, StartError> {
     let (Some(cert), Some(key)) = (&settings.tls_cert_file, &settings.tls_key_file) else {
-        return Err(StartError("tls_cert_file and tls_key_file belong together: set both".into()));
+        return Err(StartError::of("tls_cert_file and tls_key_file belong together: set both".into()));
     };
     let chain = certificates(cert).map_err(|e| unusable("tls_cert_file", cert)(&e))?;
     let unusable_key = unusable("tls_key_file", key);
@@ -147,7 +147,7 @@ fn read(settings: &Settings) -> Result<ServerConfig, StartError> {
     let provider = Arc::new(provider(settings.require_pq_on));
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|e| StartError(format!("TLS cannot be set up: {e}")))?;
+        .map_err(|e| StartError::of(format!("TLS cannot be set up: {e}")))?;
     let builder = match &settings.tls_client_ca_file {
         None => builder.with_no_client_auth(),
         Some(path) => {
@@ -165,7 +165,7 @@ fn read(settings: &Settings) -> Result<ServerConfig, StartError> {
         }
     };
     let mut config = builder.with_single_cert(chain, private).map_err(|e| {
-        StartError(format!(
+        StartError::of(format!(
             "tls_cert_file = {} and tls_key_file = {}: {e}; is it the key of the first certificate in the file?",
             cert.display(),
             key.display()
@@ -195,7 +195,7 @@ mod tests {
     fn pq_without_tls_is_for_the_loopback_alone() {
         let mut settings = Settings::of(crate::config::Profile::Macronode);
         settings.require_pq_on = true;
-        let refused = Tls::open(&settings).err().map(|e| e.0).unwrap_or_default();
+        let refused = Tls::open(&settings).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(refused.starts_with("require_pq_on = true needs TLS"), "{refused}");
         settings.http_addr = ([127, 0, 0, 1], 0).into();
         assert!(Tls::open(&settings).is_ok_and(|tls| tls.is_none()));

@@ -349,7 +349,8 @@ impl Values {
             offsets.resize(4 * (count as usize + 1), 0);
             source.read_at(self.offsets + 4 * first, &mut offsets)?;
             let offsets = offsets.as_chunks::<4>().0.iter().map(|at| u64::from(u32::from_le_bytes(*at)));
-            let (start, end) = (offsets.clone().next().unwrap_or(0), offsets.clone().last().unwrap_or(0));
+            let (start, end) =
+                (offsets.clone().next().unwrap_or(0), offsets.clone().next_back().unwrap_or(0));
             let len = end.checked_sub(start).filter(|len| end <= self.bytes && *len <= CHUNK_BYTES as u64);
             values.resize(len.ok_or_else(broken)? as usize, 0);
             source.read_at(self.values + start, &mut values)?;

@@ -31,7 +31,8 @@ pub struct DeliveryConfig {
     pub deadline: Duration,
     /// `LEDGER_MAX_RETRIES`: submissions after the first.
     pub retries_max: u32,
-    /// Over one attempt: two of them and a question fit into the deadline.
+    /// Over one attempt. A ledger may be slow within the deadline; after one that is silent, there is time for a question and another
+    /// try at one that is not.
     pub attempt: Duration,
     /// Ceiling of the first wait; it doubles with each failure.
     pub backoff_first: Duration,
@@ -42,12 +43,13 @@ pub struct DeliveryConfig {
 impl DeliveryConfig {
     /// Shortest time for an attempt, unless the deadline is shorter.
     const ATTEMPT_MIN: Duration = Duration::from_millis(400);
-    /// Longest: silence is asked about within the time that whoever submitted the job waits.
-    const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+    /// Longest time for a probe: an operator waits for what it says.
+    const PROBE_MAX: Duration = Duration::from_secs(2);
 
-    /// With a deadline, of which an attempt gets its share, and a number of tries after the first.
+    /// With a deadline, of which an attempt gets four fifths, or all if it is the only one, and a number of tries after the first.
     pub fn within(deadline: Duration, retries_max: u32) -> Self {
-        let attempt = (deadline * 2 / 5).clamp(Self::ATTEMPT_MIN, Self::ATTEMPT_MAX).min(deadline);
+        let attempt = if retries_max == 0 { deadline } else { deadline / 5 * 4 };
+        let attempt = attempt.max(Self::ATTEMPT_MIN).min(deadline);
         Self {
             deadline,
             retries_max,
@@ -55,6 +57,11 @@ impl DeliveryConfig {
             backoff_first: Duration::from_millis(25),
             backoff_max: Duration::from_millis(400),
         }
+    }
+
+    /// Over one probe.
+    pub fn probe(&self) -> Duration {
+        self.attempt.min(Self::PROBE_MAX)
     }
 }
 
@@ -134,12 +141,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_follows_the_deadline_within_bounds() {
-        for (deadline, attempt) in
-            [(1, 1), (300, 300), (1000, 400), (2000, 800), (5000, 2000), (86_400_000, 2000)]
-        {
-            let config = DeliveryConfig::within(Duration::from_millis(deadline), 2);
-            assert_eq!(config.attempt, Duration::from_millis(attempt), "{deadline}");
+    fn an_attempt_follows_the_deadline() {
+        let ms = Duration::from_millis;
+        for (deadline, retries, attempt, probe) in [
+            (1, 2, 1, 1),
+            (300, 2, 300, 300),
+            (1000, 2, 800, 800),
+            (1000, 0, 1000, 1000),
+            (5000, 1, 4000, 2000),
+            (86_400_000, 2, 69_120_000, 2000),
+        ] {
+            let config = DeliveryConfig::within(ms(deadline), retries);
+            assert_eq!((config.attempt, config.probe()), (ms(attempt), ms(probe)), "{deadline}");
         }
     }
 }

@@ -39,6 +39,18 @@ pub enum Breach {
 }
 
 impl Breach {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Form,
+        Self::Order,
+        Self::Count,
+        Self::Conservation,
+        Self::Budget,
+        Self::Cap,
+        Self::Dust,
+        Self::Recipients,
+    ];
+
     /// The label.
     pub const fn kind(self) -> &'static str {
         match self {

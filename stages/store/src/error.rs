@@ -21,12 +21,17 @@ pub enum StoreError {
         /// The limit that the caller passed.
         limit: u64,
     },
-    /// The store, or the disk under it, has no room left.
-    #[error("the store is full: it holds {limit} bytes at most, uploads under way included")]
+    /// The store has no room left.
+    #[error(
+        "the store is full: it holds {limit} bytes at most (STORE_MAX_BYTES), uploads under way included"
+    )]
     Full {
         /// `STORE_MAX_BYTES`.
         limit: u64,
     },
+    /// The disk under the store has no room left.
+    #[error("the disk under the store is full")]
+    DiskFull,
     /// The stored object was damaged and has been set aside; the next upload of the same bytes heals it.
     #[error("the stored object was damaged and has been set aside, upload it again")]
     SetAside,
@@ -76,7 +81,7 @@ impl StoreError {
         match self {
             Self::CidMismatch { .. } => Reason::CidMismatch,
             Self::TooBig { .. } => Reason::BodyTooBig,
-            Self::Full { .. } => Reason::StoreFull,
+            Self::Full { .. } | Self::DiskFull => Reason::StoreFull,
             _ => Reason::Internal,
         }
     }

@@ -116,10 +116,9 @@ impl Inner {
     /// An error of the disk, with what was being done. A full disk is a full store, whatever the accounting
     /// says.
     pub(crate) fn io(&self, verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-        let limit = self.space.limit();
         let doing = format!("{verb} {}", path.display());
         move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { limit },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull,
             _ => StoreError::Io { doing, source },
         }
     }

@@ -28,6 +28,10 @@ impl FromStr for VerifierUrl {
         let url: http::Uri = text.parse().map_err(|_| VerifierUrlError)?;
         let host = url.host().is_some_and(|host| !host.is_empty());
         let plain = url.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+        let port = url
+            .authority()
+            .map(|authority| (authority.as_str().len() > authority.host().len(), authority.port_u16()));
+        let plain = plain && port.is_some_and(|(said, port)| !said || port.is_some_and(|port| port > 0));
         let bare = url.query().is_none() && !text.contains('#');
         if url.scheme_str() == Some("http") && host && plain && bare {
             Ok(Self::Http(url))

@@ -722,7 +722,7 @@ impl Deliverer {
     /// # Errors
     /// What the ledger, or its silence, says.
     pub async fn probe(&self) -> Result<(), LedgerError> {
-        let (result, latency) = self.timed(self.ledger.probe(), self.config.attempt).await;
+        let (result, latency) = self.timed(self.ledger.probe(), self.config.probe()).await;
         self.signal(Signal::Probe { latency, ok: answered(&result) });
         if plant::is("probe_counts_as_settled") && answered(&result) {
             self.spool.pending().first().and_then(|seq| self.spool.settle(*seq));

@@ -311,7 +311,7 @@ mod tests {
     use proptest::prelude::*;
     use rewarder_model::Cid;
 
-    const T: Duration = Duration::from_millis(400);
+    const T: Duration = Duration::from_millis(800);
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)

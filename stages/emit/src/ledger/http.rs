@@ -5,7 +5,7 @@
 //! connection that was never made, and a 429, are known to have settled nothing.
 //!
 //! ```text
-//! 201 {"result":"accepted"…}                                accepted
+//! 201 {"result":"accepted"…}, or nothing that contradicts   accepted
 //! 200 {"result":"dup","run_key":…,"commitment":…}           dup
 //! 409 {"result":"conflict","run_key":…,"commitment":…}      conflict
 //! other 4xx                                                 refused for good
@@ -107,7 +107,10 @@ impl HttpLedger {
         let retry_after = head.headers.get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| patience(value, head.headers.get(header::DATE), now));
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let said = body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
+        let said = body.ok().and_then(|body| match body.to_bytes() {
+            nothing if nothing.is_empty() => Some(Said::default()),
+            bytes => serde_json::from_slice(&bytes).ok(),
+        });
         Ok(Reply { status: head.status, retry_after, said })
     }
 
@@ -138,9 +141,25 @@ impl HttpLedger {
         read_answer(&reply, intent)
     }
 
-    async fn lookup(&self, run_key: &Cid) -> Result<Option<Record>, LedgerError> {
+    async fn ask(&self, run_key: &Cid) -> Result<Reply, LedgerError> {
         let path = format!("/intents/{run_key}");
-        let reply = self.call(self.request(Method::GET, &path, None, Bytes::new())?).await?;
+        self.call(self.request(Method::GET, &path, None, Bytes::new())?).await
+    }
+
+    /// A ledger that does not know the question is there all the same.
+    async fn probe(&self) -> Result<(), LedgerError> {
+        let reply = self.ask(&Cid::of(b"svc-rewarder|probe")).await?;
+        match reply.status {
+            StatusCode::OK
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_IMPLEMENTED => Ok(()),
+            _ => Err(reply.error(Verdict::Retry, "when it was asked whether it is there")),
+        }
+    }
+
+    async fn lookup(&self, run_key: &Cid) -> Result<Option<Record>, LedgerError> {
+        let reply = self.ask(run_key).await?;
         match reply.status {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::OK => {
@@ -166,11 +185,10 @@ fn read_answer(reply: &Reply, intent: &Intent) -> Result<Answer, LedgerError> {
     match reply.status.as_u16() {
         201 => {
             let said = said.ok_or_else(garbled)?;
-            let word = said.result.as_deref() == Some("accepted");
-            let named = said.record("accepted") == Some(ours);
-            let other = said.run_key.is_some_and(|key| key != ours.run_key)
+            let other = said.result.as_deref().is_some_and(|word| word != "accepted")
+                || said.run_key.is_some_and(|key| key != ours.run_key)
                 || said.commitment.is_some_and(|commitment| commitment != ours.commitment);
-            if (word || named) && !other { Ok(Answer::Accepted) } else { Err(garbled()) }
+            if other { Err(garbled()) } else { Ok(Answer::Accepted) }
         }
         200 => said.and_then(|said| said.record("dup")).map(Answer::Dup).ok_or_else(garbled),
         409 => said.and_then(|said| said.record("conflict")).map(Answer::Conflict).ok_or_else(garbled),
@@ -207,6 +225,10 @@ impl Ledger for HttpLedger {
     fn lookup<'a>(&'a self, run_key: &'a Cid) -> BoxFuture<'a, Result<Option<Record>, LedgerError>> {
         Box::pin(self.lookup(run_key))
     }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), LedgerError>> {
+        Box::pin(self.probe())
+    }
 }
 
 #[cfg(test)]
@@ -231,12 +253,16 @@ mod tests {
         check(201, r#"{"status":"accepted"}"#.into(), Ok(Answer::Accepted));
         check(201, body("accepted", &key, &commitment), Ok(Answer::Accepted));
         check(201, format!(r#"{{"run_key":"{key}","commitment":"{commitment}"}}"#), Ok(Answer::Accepted));
-        for garbled in
-            ["", "{}", "<html>", r#"{"result":"dup"}"#, r#"{"result":"accepted""#, "[]", r#"{"run_key":7}"#]
+        for garbled in ["<html>", r#"{"result":"dup"}"#, r#"{"result":"accepted""#, "[]", r#"{"run_key":7}"#]
         {
             for status in [201, 200, 409, 204, 302, 500] {
                 check(status, garbled.into(), unknown());
             }
+        }
+        // The status says it, and nothing contradicts.
+        check(201, "{}".into(), Ok(Answer::Accepted));
+        for status in [200, 409, 204, 302, 500] {
+            check(status, "{}".into(), unknown());
         }
         check(201, body("accepted", &other, &commitment), unknown());
         check(201, body("accepted", &key, &other), unknown());

@@ -139,6 +139,10 @@ impl FromStr for LedgerUrl {
                 let authority = uri.authority().filter(|a| !a.as_str().contains('@') && !a.host().is_empty());
                 let authority = authority.ok_or(LedgerUrlError::Form)?;
                 // A relative form such as `http:h` is read by some parsers as a host named `http`.
+                let port = &authority.as_str()[authority.host().len()..];
+                if !port.is_empty() && authority.port_u16().is_none_or(|port| port == 0) {
+                    return Err(LedgerUrlError::Form);
+                }
                 if uri.query().is_some() || text.contains('#') || !text[scheme.len()..].starts_with("://") {
                     return Err(LedgerUrlError::Form);
                 }

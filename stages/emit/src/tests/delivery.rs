@@ -203,7 +203,7 @@ async fn over_http(faults: Vec<Fault>) -> (Delivered, Arc<Deliverer>, Peer) {
     for silent in silences {
         peer.came.notified().await;
         if silent {
-            hand.advance(Duration::from_millis(400));
+            hand.advance(DeliveryConfig::default().attempt);
         }
     }
     let delivered = emission.await.unwrap();
@@ -476,7 +476,7 @@ async fn who_delivers_a_run_twice_waits_for_the_first() {
     let both = [d.clone(), d.clone()]
         .map(|d| tokio::spawn(async move { d.deliver(intent(1)).await.unwrap().outcome }));
     peer.came.notified().await;
-    hand.advance(Duration::from_millis(400));
+    hand.advance(DeliveryConfig::default().attempt);
     let mut outcomes = Vec::new();
     for one in both {
         outcomes.push(one.await.unwrap());
@@ -525,7 +525,7 @@ async fn a_latch_that_falls_between_attempts_stops_the_next_one() {
     let emission = tokio::spawn(async move { emitter.deliver(intent(1)).await.unwrap() });
     peer.came.notified().await;
     d.latch_off("invariant", "a planted breach".into()).await;
-    hand.advance(Duration::from_millis(400));
+    hand.advance(DeliveryConfig::default().attempt);
     let outcome = emission.await.unwrap().outcome;
     assert!(matches!(outcome, Outcome::Held { unknown: false, .. }), "{outcome:?}");
     assert_eq!(peer.log.lock().unwrap().iter().map(|line| &line[..1]).collect::<String>(), "PG");
