@@ -534,7 +534,7 @@ impl Engine {
         });
         // What it is refused for is told either way; why the disk would not do it stands in the log.
         let _ = aside.await;
-        Refusal::new(Reason::InputsNotFound, "the stored snapshot was damaged and set aside; upload it again")
+        Refusal::new(Reason::CidMismatch, "the stored snapshot was damaged and set aside; upload it again")
     }
 
     /// Allocates, checks, seals, signs and stores.

@@ -231,8 +231,10 @@ class Chaos:
         if name == "storm":
             return self._say(connection, (500, 502, 503, 504)[int(two * 4)])
         if name == "garbled":
-            garbage = (b"", b"{}", b"accepted", body[: len(body) // 2], json.dumps({"result": "dup"}).encode())
-            return self._say(connection, 201 if one < 0.5 else 200, garbage[int(two * len(garbage))])
+            garbage = [b"accepted", body[: len(body) // 2], json.dumps({"result": "dup"}).encode()]
+            # A 201 that says nothing else has settled it.
+            status, garbage = (201, garbage) if one < 0.5 else (200, [b"", b"{}", *garbage])
+            return self._say(connection, status, garbage[int(two * len(garbage))])
         if name == "late":
             time.sleep(0.05 + 0.45 * two if one >= 0.5 else 0)
         if name == "drip":

@@ -393,7 +393,7 @@ class Ledger:
         reset_in_body   settles, answers half of its body, resets
         silence         answers nothing until the service gives up
         slow:MS         a good answer, late
-        garbled         201 without a body
+        garbled         201 with a word that is none of 201
         a number        that status; `429:2` has Retry-After: 2
 
     While it is `held`, submissions and questions about a run wait until `release` lets that run pass, however often the
@@ -610,7 +610,7 @@ class _LedgerHandler(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.005)
             self.answer(*ledger.settle(intent))
         elif word == "garbled":
-            self.answer(201)
+            self.answer(201, {"result": "dup"})
         else:
             self.answer(int(word), {"detail": "LEDGER-MARKER"}, [("Retry-After", number)] if number else [])
 
