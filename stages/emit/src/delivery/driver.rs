@@ -13,7 +13,7 @@ use crate::budget::Budget;
 use crate::config::{DeliveryConfig, ReemitConfig};
 use crate::error::EmitError;
 use crate::health::Estimate;
-use crate::latch::Latch;
+use crate::latch::{Latch, LatchError};
 use crate::ledger::{Ledger, LedgerError, Record, Verdict};
 use crate::metrics::Meters;
 use crate::plant;
@@ -634,8 +634,15 @@ impl Deliverer {
         let (latch, unix) = (self.latch.clone(), self.clock.unix());
         match self.blocking(move || latch.set(&reason, unix)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the latch holds in memory only"),
-            Err(error) => tracing::error!(%error, "the latch holds in memory only"),
+            Ok(Err(error @ LatchError::Audit(_))) => {
+                tracing::error!(%error, "the latch holds, also over a restart; the audit log does not tell of it");
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the latch holds in memory; a restart may forget it");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the latch holds in memory; whether the disk has it is not known");
+            }
         }
     }
 

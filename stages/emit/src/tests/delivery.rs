@@ -1,7 +1,7 @@
 //! The laws of emission under faults: never twice, never lost, nothing under the latch.
 
 use super::peer::{Fault, Peer};
-use super::world::{Dice, HandClock, HastyClock, PatientClock, Tokio, intent};
+use super::world::{Dice, FailingDisk, HandClock, HastyClock, PatientClock, Tokio, intent};
 use crate::delivery::Surroundings;
 use crate::*;
 use rewarder_model::world::disk::{Disk, RealDisk};
@@ -533,4 +533,68 @@ async fn a_latch_that_falls_between_attempts_stops_the_next_one() {
     let settled = |_: &Intent, delivered: &Delivered| assert!(delivered.is_settled());
     d.reemit_once(&mut Schedule::default(), &settled).await;
     assert_eq!((d.spool().depth(), peer.ledger.count().unwrap()), (0, 1));
+}
+
+/// Notes the messages of errors.
+#[derive(Default, Clone)]
+struct Errors(Arc<Mutex<Vec<String>>>);
+
+impl tracing::field::Visit for Errors {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+}
+
+impl tracing::Subscriber for Errors {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// What is said of a latch that the disk did not take as a whole is so.
+#[tokio::test]
+async fn a_latch_says_whether_it_outlives_a_restart() {
+    for (fails, survives, message) in [
+        ("audit.jsonl", true, "the latch holds, also over a restart; the audit log does not tell of it"),
+        ("latch.json.tmp", false, "the latch holds in memory; a restart may forget it"),
+    ] {
+        let disk = FailingDisk::default();
+        let open = || {
+            let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+            let audit = Audit::open(Some(disk.clone())).unwrap();
+            Arc::new(Latch::open(Some(disk), Arc::new(audit)).unwrap())
+        };
+        let (clock, spawn) = (Arc::new(HandClock::new()), Arc::new(Tokio));
+        let spool = open_spool(None, QuarantineConfig::default(), &*clock, spawn.clone()).await;
+        let ledger = Arc::new(HttpLedger::new("http://127.0.0.1:1"));
+        let around =
+            Surroundings { ledger, spool, latch: open(), clock, entropy: Arc::new(Dice::new(7)), spawn };
+        let d = Deliverer::new(around, DeliveryConfig::default(), ReemitConfig::default(), patient());
+        let errors = Errors::default();
+        let heard = tracing::subscriber::set_default(errors.clone());
+        disk.fail(&[("write", fails)]);
+        d.latch_off("invariant", "a test".into()).await;
+        drop(heard);
+        assert_eq!(errors.0.lock().unwrap().last().unwrap(), message);
+        assert!(d.latch().is_set());
+        assert_eq!(open().is_set(), survives, "{fails}");
+    }
 }
