@@ -3,6 +3,7 @@
 
 use crate::audit::AuditError;
 use crate::latch::LatchError;
+use crate::plant;
 use crate::spool::SpoolError;
 use rewarder_model::Reason;
 
@@ -51,6 +52,14 @@ impl EmitError {
             Self::Latched(_) => Reason::Latched,
             Self::SpoolFull => Reason::SpoolFull,
             _ => Reason::Internal,
+        }
+    }
+
+    /// Whether it is certain that nothing of the intent was sent or kept.
+    pub fn is_void(&self) -> bool {
+        match self {
+            Self::Spool(SpoolError::Void(_)) => !plant::is("void_taken_as_uncertain"),
+            other => matches!(other, Self::Latched(_) | Self::SpoolFull),
         }
     }
 }

@@ -82,6 +82,7 @@ pub const ALL: &[&str] = &[
     // Claims and what a crash leaves.
     "claim_left_out",
     "claim_given_back_too_early",
+    "void_taken_as_uncertain",
     "conflict_keeps_the_claim",
     "stale_claim_stays",
     "repetition_forgets_to_ask",

@@ -12,7 +12,7 @@ use crate::watch::{Settings, Verdict, Watch};
 use crate::world::{Host, World};
 use rewarder_emit::{
     Audit, BreakerConfig, Deliverer, DeliveryConfig, EmitError, Entry, Handover, HandoverError, HealthConfig,
-    Latch, Outcome, QuarantineConfig, ReemitConfig, Spool, State, Surroundings,
+    Latch, Outcome, QuarantineConfig, ReemitConfig, Spool, SpoolError, State, Surroundings,
 };
 use rewarder_model::manifest::{Inputs, KERNEL, PolicyRef, SCHEMA};
 use rewarder_model::world::Spawn;
@@ -428,10 +428,17 @@ async fn client(scene: Arc<Scene>, slot: Arc<Slot>, host: Host, handover: Handov
                 client.told = Some(Outcome::Conflict(rewarder_emit::Record { run_key, commitment: run_key }));
             }
             // Another client with the same run may stand behind this one.
-            Err(HandoverError::Emit(EmitError::SpoolFull | EmitError::Latched(_)))
-                if fresh && !slot.watch.is_delivering(&key) =>
-            {
-                slot.state().may_keep.remove(&key);
+            Err(HandoverError::Emit(
+                EmitError::SpoolFull | EmitError::Latched(_) | EmitError::Spool(SpoolError::Void(_)),
+            )) if fresh && !slot.watch.is_delivering(&key) => {
+                let mut state = slot.state();
+                state.may_keep.remove(&key);
+                let claim = state.disk.peek(&format!("store/claims/acme/{}", job.intent.epoch_id));
+                if claim.is_some_and(|claim| claim.starts_with(key.to_string().as_bytes())) {
+                    scene
+                        .verdict
+                        .broken(|| format!("{} was refused and keeps its claim", job.intent.epoch_id));
+                }
                 continue;
             }
             Err(_) => continue,

@@ -304,8 +304,8 @@ impl Deliverer {
     /// away.
     ///
     /// # Errors
-    /// [`EmitError::Latched`] and [`EmitError::SpoolFull`], when nothing was sent and nothing is kept; others
-    /// when that is uncertain: submit the same job again.
+    /// Where [`EmitError::is_void`], nothing was sent and nothing is kept; for others that is uncertain: submit the same
+    /// job again.
     pub async fn deliver(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
         self.start(intent, Before::New).await
     }

@@ -69,9 +69,12 @@ pub enum SpoolError {
     /// It cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// It cannot be written.
+    /// It cannot be written; nothing of it was kept.
     #[error("the spool cannot be written: {0}")]
-    Write(io::Error),
+    Void(io::Error),
+    /// It cannot be written, and what was written could not be taken back: it may be there after a crash.
+    #[error("the spool cannot be written, and may hold what was to be written: {0}")]
+    Uncertain(io::Error),
     /// An entry that we did not write, or not this version of us.
     #[error("an entry of the spool holds and cannot be understood; start the version that wrote it")]
     Unreadable,
@@ -262,13 +265,13 @@ impl Spool {
             loop {
                 match disk.make_dir(dir) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                        return Err(SpoolError::Write(error));
+                        return Err(SpoolError::Void(error));
                     }
                     _ => {}
                 }
-                lock = disk.try_lock(&dir.join("lock")).map_err(SpoolError::Write)?;
+                lock = disk.try_lock(&dir.join("lock")).map_err(SpoolError::Void)?;
                 if lock.is_some() {
-                    disk.sync_dir(Path::new("")).map_err(SpoolError::Write)?;
+                    disk.sync_dir(Path::new("")).map_err(SpoolError::Void)?;
                     break;
                 }
                 if clock.monotonic() >= give_up {
@@ -352,7 +355,7 @@ impl Spool {
     /// returned as it stands. `unknown`: a ledger may have settled it before.
     ///
     /// # Errors
-    /// [`SpoolError::Full`], when nothing of it was kept; others when it is uncertain.
+    /// [`SpoolError::Full`] and [`SpoolError::Void`], when nothing of it was kept; others when it is uncertain.
     pub async fn admit(
         &self,
         intent: &Intent,
@@ -585,13 +588,13 @@ impl Spool {
                 }
             }
         }
+        let same = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
         for done in group.into_iter().filter_map(|operation| operation.done) {
             let _ = done.send(match &written {
                 Ok(()) => Ok(()),
                 Err(CommitError::Void(error)) if is_full(error) => Err(SpoolError::Full),
-                Err(CommitError::Void(error) | CommitError::Uncertain(error)) => {
-                    Err(SpoolError::Write(io::Error::new(error.kind(), error.to_string())))
-                }
+                Err(CommitError::Void(error)) => Err(SpoolError::Void(same(error))),
+                Err(CommitError::Uncertain(error)) => Err(SpoolError::Uncertain(same(error))),
             });
         }
         if let Err(CommitError::Void(error) | CommitError::Uncertain(error)) = &written {

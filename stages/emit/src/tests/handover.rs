@@ -1,8 +1,9 @@
 //! Claims, records, and what a crash left between them.
 
-use super::world::{Dice, HandClock, HastyClock, Tokio};
+use super::world::{Dice, FailingDisk, HandClock, HastyClock, Tokio};
 use crate::*;
 use rewarder_model::manifest::{Inputs, KERNEL, PolicyRef, SCHEMA};
+use rewarder_model::world::disk::Disk;
 use rewarder_model::world::{BoxFuture, Clock};
 use rewarder_model::{
     Cid, Claim, EpochId, Intent, Manifest, Runs, RunsError, Status, TenantId, Totals, run_key,
@@ -146,8 +147,20 @@ impl Memory {
 }
 
 async fn handover(ledger: Arc<Noting>, runs: Arc<Memory>, clock: Arc<dyn Clock>) -> Handover {
+    handover_on(None, ledger, runs, clock).await
+}
+
+/// The same with its spool on a disk.
+async fn handover_on(
+    disk: Option<FailingDisk>,
+    ledger: Arc<Noting>,
+    runs: Arc<Memory>,
+    clock: Arc<dyn Clock>,
+) -> Handover {
     let spawn = Arc::new(Tokio);
-    let spool = Spool::open(None, QuarantineConfig::default(), &*clock, spawn.clone()).await.unwrap();
+    let disk = disk.map(|disk| Arc::new(disk) as Arc<dyn Disk>);
+    let config = QuarantineConfig { preallocated_bytes: 0, ..QuarantineConfig::default() };
+    let spool = Spool::open(disk, config, &*clock, spawn.clone()).await.unwrap();
     let latch = Arc::new(Latch::open(None, Arc::new(Audit::open(None).unwrap())).unwrap());
     let around = Surroundings { ledger, spool, latch, clock, entropy: Arc::new(Dice::new(7)), spawn };
     let config = DeliveryConfig::default();
@@ -285,4 +298,34 @@ async fn what_the_spool_holds_of_an_epoch_stands_for_a_claim() {
     }
     assert_eq!(runs.holder(&held.tenant, &held.epoch_id), Ok(None));
     assert!(matches!(batch.deliver(held).await.unwrap().outcome, Outcome::Held { .. }), "itself again");
+}
+
+/// The disk fails under the spool, and not for want of room.
+#[tokio::test]
+async fn a_claim_is_given_back_when_the_spool_kept_nothing_and_stays_when_it_may_have() {
+    for (fails, stays) in [(&["write"][..], false), (&["sync"], false), (&["write", "truncate"], true)] {
+        let (disk, ledger, runs) =
+            (FailingDisk::default(), Arc::new(Noting::default()), Arc::new(Memory::default()));
+        let clock = Arc::new(HastyClock::default());
+        let it = handover_on(Some(disk.clone()), ledger.clone(), runs.clone(), clock.clone()).await;
+        let run = runs.run(1);
+        disk.fail(&fails.iter().map(|what| (*what, "spool")).collect::<Vec<_>>());
+        let refused = it.deliver(run.clone()).await;
+        assert!(
+            matches!(&refused, Err(HandoverError::Emit(error)) if error.is_void() != stays),
+            "{fails:?}: {refused:?}"
+        );
+        assert_eq!(runs.holder(&run.tenant, &run.epoch_id).unwrap().is_some(), stays, "{fails:?}");
+        disk.fail(&[]);
+        it.recover().await;
+        let heard = if stays { vec!["ask", "submit"] } else { vec![] };
+        assert_eq!(ledger.heard(), heard, "{fails:?}: what was refused does not come back");
+        // A claim that was there before belongs to an earlier promise.
+        let before = runs.left(2, None);
+        disk.fail(&[("write", "spool")]);
+        assert!(it.deliver(before.clone()).await.is_err());
+        assert_eq!(runs.holder(&before.tenant, &before.epoch_id), Ok(Some(before.run_key)));
+        disk.fail(&[]);
+        assert!(it.deliver(run).await.unwrap().is_settled());
+    }
 }
