@@ -31,6 +31,9 @@ pub enum EmitError {
     /// The run is being sent at this moment.
     #[error("the run is on its way to the ledger right now, try again in a moment")]
     OnItsWay,
+    /// The entry is not an operator's to release.
+    #[error("the entry does not wait for an operator, it is sent again by itself")]
+    NotWaiting,
     /// A task of ours ended before its time.
     #[error("an emission task was broken off")]
     Broken,

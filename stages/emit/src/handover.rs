@@ -265,11 +265,10 @@ impl Handover {
     /// ledger's own law stands behind that. `None` if there is no such entry.
     ///
     /// # Errors
-    /// As [`Deliverer::drop_entry`], and of whoever keeps the runs.
+    /// As [`Deliverer::release_entry`], the disk's, and of whoever keeps the runs.
     pub async fn drop_entry(&self, seq: u64, reason: String) -> Result<Option<Entry>, HandoverError> {
-        let Some(entry) = self.deliverer.spool().show(seq) else { return Ok(None) };
-        let _turn = self.deliverer.turns.take(&entry.intent.run_key).await;
-        let Some(entry) = self.deliverer.drop_entry(seq, reason).await? else { return Ok(None) };
+        let Some((entry, _flight, _turn)) = self.deliverer.alone(seq).await? else { return Ok(None) };
+        self.deliverer.give_up(&entry, reason).await?;
         let Some(runs) = &self.runs else { return Ok(Some(entry)) };
         let (intent, record) = (entry.intent.clone(), Delivered::dropped(&entry));
         self.ask(runs, move |runs| {

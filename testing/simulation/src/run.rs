@@ -448,8 +448,9 @@ async fn client(scene: Arc<Scene>, slot: Arc<Slot>, host: Host, handover: Handov
 }
 
 /// Whether an act without a reason is refused, as it must be.
-fn unreasoned<T>(scene: &Scene, result: &Result<T, EmitError>) {
-    if !matches!(result, Err(EmitError::NoReason | EmitError::Latch(_) | EmitError::OnItsWay)) {
+fn unreasoned(scene: &Scene, acted: &Result<bool, EmitError>) {
+    use EmitError::{Latch, NoReason, NotWaiting, OnItsWay};
+    if !matches!(acted, Ok(false) | Err(NoReason | Latch(_) | OnItsWay | NotWaiting)) {
         scene.verdict.broken(|| "an operator's act needed no reason".into());
     }
 }
@@ -523,21 +524,29 @@ async fn release_latch(scene: &Scene, slot: &Slot, deliverer: &Arc<Deliverer>) {
 async fn release_entry(scene: &Scene, slot: &Slot, deliverer: &Arc<Deliverer>, entry: &Entry) {
     let run_key = entry.intent.run_key;
     if scene.world.one_in(4) {
-        unreasoned(scene, &deliverer.release_entry(entry.seq, String::new()).await);
+        let acted = deliverer.release_entry(entry.seq, String::new()).await;
+        unreasoned(scene, &acted.map(|entry| entry.is_some()));
     }
-    slot.watch.released_entry(&run_key);
+    let news = slot.watch.released_entry(&run_key);
     let reason = scene.reason();
     let result = deliverer.release_entry(entry.seq, reason.clone()).await;
     scene.world.note("entry released", || format!("{} {result:?}", entry.seq));
-    if let Ok(Some(_)) = result {
-        slot.acted("release", run_key.to_string(), reason);
+    match result {
+        Ok(Some(_)) => slot.acted("release", run_key.to_string(), reason),
+        _ if news => slot.watch.not_released(&run_key),
+        _ => {}
     }
 }
 
 async fn drop_entry(scene: &Scene, slot: &Slot, handover: &Handover, entry: &Entry) {
     let run_key = entry.intent.run_key;
     if scene.world.one_in(4) {
-        unreasoned(scene, &handover.deliverer().drop_entry(entry.seq, String::new()).await);
+        let acted = handover.drop_entry(entry.seq, String::new()).await;
+        let acted = acted.map(|entry| entry.is_some()).map_err(|error| match error {
+            HandoverError::Emit(error) => error,
+            _ => EmitError::Broken,
+        });
+        unreasoned(scene, &acted);
     }
     scene.dropped().insert(run_key);
     let handed = slot.watch.handed(&run_key);

@@ -18,7 +18,7 @@ use crate::ledger::{Ledger, LedgerError, Record, Verdict};
 use crate::metrics::Meters;
 use crate::plant;
 use crate::spool::{Entry, Hold, Spool, State};
-use crate::turns::Turns;
+use crate::turns::{Turn, Turns};
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent, LedgerResult};
 use schemars::JsonSchema;
@@ -686,13 +686,36 @@ impl Deliverer {
         Ok(())
     }
 
+    /// The entry at a place, for an operator who acts on it: nobody else does while what comes with it is held. `None` if
+    /// there is none.
+    ///
+    /// # Errors
+    /// [`EmitError::OnItsWay`].
+    pub(crate) async fn alone(
+        self: &Arc<Self>,
+        seq: u64,
+    ) -> Result<Option<(Entry, Flight, Turn)>, EmitError> {
+        let Some(entry) = self.spool.show(seq) else { return Ok(None) };
+        let turn = self.turns.take(&entry.intent.run_key).await;
+        let flight = self.take_off(entry.intent.run_key).map_err(|_| EmitError::OnItsWay)?;
+        // Only now it stays as it is.
+        Ok(self.spool.show(seq).map(|entry| (entry, flight, turn)))
+    }
+
     /// An operator hands an entry that waits for a person back to be sent again: the ledger is asked first.
     /// `None` if there is no such entry.
     ///
     /// # Errors
-    /// As [`audited`](Self::audited).
-    pub async fn release_entry(&self, seq: u64, reason: String) -> Result<Option<Entry>, EmitError> {
-        let Some(entry) = self.spool.show(seq) else { return Ok(None) };
+    /// As [`audited`](Self::audited), and when the entry does not wait for a person or is on its way right now.
+    pub async fn release_entry(
+        self: &Arc<Self>,
+        seq: u64,
+        reason: String,
+    ) -> Result<Option<Entry>, EmitError> {
+        let Some((entry, flight, _turn)) = self.alone(seq).await? else { return Ok(None) };
+        if entry.state != State::Operator {
+            return Err(EmitError::NotWaiting);
+        }
         self.audited("release", entry.intent.run_key.to_string(), reason).await?;
         let hold = Hold {
             state: State::Pending,
@@ -704,24 +727,22 @@ impl Deliverer {
             settled_by: None,
         };
         let entry = self.spool.update(seq, &hold).await;
+        drop(flight);
         self.changed.notify_one();
         Ok(entry)
     }
 
-    /// An operator gives an entry up: it is not sent again. `None` if there is no such entry, or if it is on
-    /// its way right now.
+    /// An operator gives an entry up, and whoever calls this is [`alone`](Self::alone) with it: it is not sent again.
     ///
     /// # Errors
     /// As [`audited`](Self::audited), and the disk's; the entry stays then.
-    pub async fn drop_entry(self: &Arc<Self>, seq: u64, reason: String) -> Result<Option<Entry>, EmitError> {
-        let Some(entry) = self.spool.show(seq) else { return Ok(None) };
-        let Ok(_flight) = self.take_off(entry.intent.run_key) else { return Err(EmitError::OnItsWay) };
+    pub(crate) async fn give_up(&self, entry: &Entry, reason: String) -> Result<(), EmitError> {
         if !plant::is("drop_forgets_the_audit") {
             self.audited("drop", entry.intent.run_key.to_string(), reason).await?;
         }
-        let entry = self.spool.remove(seq).await?;
+        self.spool.remove(entry.seq).await?;
         self.show_depth();
-        Ok(entry)
+        Ok(())
     }
 
     /// Asks whether the ledger is there; counts toward its health.

@@ -9,6 +9,7 @@ use rewarder_model::world::{BoxFuture, Clock, Entropy};
 use rewarder_model::{Cid, Intent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -497,11 +498,14 @@ async fn operators_release_and_drop_with_a_reason() {
     }
     let seqs: Vec<_> = d.spool().list().iter().map(|entry| entry.seq).collect();
     assert!(d.release_entry(seqs[0], String::new()).await.is_err());
-    assert!(d.drop_entry(seqs[1], "  ".into()).await.is_err());
+    let batch = Handover::new(d.clone(), None);
+    assert!(batch.drop_entry(seqs[1], "  ".into()).await.is_err());
     assert_eq!(d.release_entry(99, "typo".into()).await.unwrap(), None);
     let released = d.release_entry(seqs[0], "the ledger's schema was mended".into()).await.unwrap().unwrap();
     assert!(released.state == State::Pending && released.unknown);
-    let dropped = d.drop_entry(seqs[1], "the tenant withdrew it".into()).await.unwrap().unwrap();
+    let again = d.release_entry(seqs[0], "and once more".into()).await;
+    assert!(matches!(again, Err(EmitError::NotWaiting)), "it is sent again by itself");
+    let dropped = batch.drop_entry(seqs[1], "the tenant withdrew it".into()).await.unwrap().unwrap();
     assert_eq!(dropped.intent, intent(2));
     let settled = |intent_: &Intent, delivered: &Delivered| {
         assert!(delivered.is_settled() && *intent_ == intent(1));
@@ -597,4 +601,49 @@ async fn a_latch_says_whether_it_outlives_a_restart() {
         assert!(d.latch().is_set());
         assert_eq!(open().is_set(), survives, "{fails}");
     }
+}
+
+/// A disk that takes its time: an operator's release that comes while another one drops the entry finds nothing to release,
+/// now and after a restart.
+#[tokio::test]
+async fn a_release_beside_a_drop_does_not_bring_the_entry_back() {
+    let disk = FailingDisk::default();
+    let open = || async {
+        let clock = Arc::new(HandClock::new());
+        let (spawn, port): (_, Arc<dyn Disk>) = (Arc::new(Tokio), Arc::new(disk.clone()));
+        let config = QuarantineConfig { preallocated_bytes: 0, ..QuarantineConfig::default() };
+        let spool = loop {
+            match Spool::open(Some(port.clone()), config, &HastyClock::default(), spawn.clone()).await {
+                Err(SpoolError::InUse) => tokio::task::yield_now().await,
+                opened => break opened.unwrap(),
+            }
+        };
+        let latch = Latch::open(None, Arc::new(Audit::open(None).unwrap())).unwrap();
+        let ledger = Arc::new(HttpLedger::new("http://127.0.0.1:1"));
+        let entropy = Arc::new(Dice::new(7));
+        let around = Surroundings { ledger, spool, latch: Arc::new(latch), clock, entropy, spawn };
+        Deliverer::new(around, DeliveryConfig::default(), ReemitConfig::default(), patient())
+    };
+    let d = open().await;
+    let entry = d.spool().admit(&intent(1), State::Operator, false, "refused", 0).await.unwrap();
+    let batch = Handover::new(d.clone(), None);
+    let came = disk.came.load(Ordering::SeqCst);
+    disk.shut.store(true, Ordering::SeqCst);
+    let dropping = tokio::spawn(async move { batch.drop_entry(entry.seq, "withdrawn".into()).await });
+    while disk.came.load(Ordering::SeqCst) == came {
+        tokio::task::yield_now().await;
+    }
+    let it = d.clone();
+    let releasing = tokio::spawn(async move { it.release_entry(entry.seq, "mended".into()).await });
+    // Time enough for the release to come behind the drop in the spool's queue, if it could.
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    disk.shut.store(false, Ordering::SeqCst);
+    assert!(dropping.await.unwrap().unwrap().is_some());
+    assert_eq!(releasing.await.unwrap().unwrap(), None);
+    assert_eq!(d.spool().find(&intent(1).run_key), None);
+    drop(d);
+    assert_eq!(open().await.spool().find(&intent(1).run_key), None);
 }

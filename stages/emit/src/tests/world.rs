@@ -5,6 +5,7 @@ use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -153,6 +154,10 @@ impl Spawn for Tokio {
 pub(crate) struct FailingDisk {
     disk: Arc<MemoryDisk>,
     fails: Arc<Mutex<Vec<(&'static str, &'static str)>>>,
+    /// Writes wait at a gate while this is set.
+    pub(crate) shut: Arc<AtomicBool>,
+    /// Writes that have come to the gate.
+    pub(crate) came: Arc<AtomicU32>,
 }
 
 impl FailingDisk {
@@ -173,6 +178,10 @@ struct FailingFile(FailingDisk, PathBuf, Box<dyn WriteFile>);
 
 impl WriteFile for FailingFile {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.came.fetch_add(1, Ordering::SeqCst);
+        while self.0.shut.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.0.enter("write", &self.1)?;
         self.2.write_all(bytes)
     }
