@@ -34,6 +34,11 @@ pub enum EmitError {
     /// The entry is not an operator's to release.
     #[error("the entry does not wait for an operator, it is sent again by itself")]
     NotWaiting,
+    /// The entry was given up.
+    #[error(
+        "the entry was dropped, and what is left of that was not done: drop it once more; the next start does it too"
+    )]
+    Dropped,
     /// A task of ours ended before its time.
     #[error("an emission task was broken off")]
     Broken,

@@ -449,8 +449,8 @@ async fn client(scene: Arc<Scene>, slot: Arc<Slot>, host: Host, handover: Handov
 
 /// Whether an act without a reason is refused, as it must be.
 fn unreasoned(scene: &Scene, acted: &Result<bool, EmitError>) {
-    use EmitError::{Latch, NoReason, NotWaiting, OnItsWay};
-    if !matches!(acted, Ok(false) | Err(NoReason | Latch(_) | OnItsWay | NotWaiting)) {
+    use EmitError::{Dropped, Latch, NoReason, NotWaiting, OnItsWay};
+    if !matches!(acted, Ok(false) | Err(NoReason | Latch(_) | OnItsWay | NotWaiting | Dropped)) {
         scene.verdict.broken(|| "an operator's act needed no reason".into());
     }
 }
@@ -555,9 +555,10 @@ async fn drop_entry(scene: &Scene, slot: &Slot, handover: &Handover, entry: &Ent
     scene.world.note("entry dropped", || format!("{} {result:?}", entry.seq));
     if let Ok(Some(_)) = result {
         slot.acted("drop", run_key.to_string(), reason);
-        if !scene.plan.rot {
-            slot.watch.dropped(&run_key, handed);
-        }
+    }
+    // One that was begun holds too.
+    if matches!(result, Ok(Some(_)) | Err(HandoverError::Runs(_))) && !scene.plan.rot {
+        slot.watch.dropped(&run_key, handed);
     }
 }
 

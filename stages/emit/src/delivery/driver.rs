@@ -713,6 +713,9 @@ impl Deliverer {
         reason: String,
     ) -> Result<Option<Entry>, EmitError> {
         let Some((entry, flight, _turn)) = self.alone(seq).await? else { return Ok(None) };
+        if entry.dropped {
+            return Err(EmitError::Dropped);
+        }
         if entry.state != State::Operator {
             return Err(EmitError::NotWaiting);
         }
@@ -732,15 +735,23 @@ impl Deliverer {
         Ok(entry)
     }
 
-    /// An operator gives an entry up, and whoever calls this is [`alone`](Self::alone) with it: it is not sent again.
+    /// An operator gives an entry up, and whoever calls this is [`alone`](Self::alone) with it: from then on it is not sent.
     ///
     /// # Errors
-    /// As [`audited`](Self::audited), and the disk's; the entry stays then.
+    /// As [`audited`](Self::audited), and the disk's; the entry stays as it was then.
     pub(crate) async fn give_up(&self, entry: &Entry, reason: String) -> Result<(), EmitError> {
         if !plant::is("drop_forgets_the_audit") {
             self.audited("drop", entry.intent.run_key.to_string(), reason).await?;
         }
-        self.spool.remove(entry.seq).await?;
+        Ok(self.spool.give_up(entry.seq).await?)
+    }
+
+    /// Takes out what was given up.
+    ///
+    /// # Errors
+    /// The disk's; the entry stays.
+    pub(crate) async fn forget(&self, seq: u64) -> Result<(), EmitError> {
+        self.spool.remove(seq).await?;
         self.show_depth();
         Ok(())
     }

@@ -117,6 +117,9 @@ pub struct Entry {
     /// With what its epoch is settled instead: it will never be delivered, and waits for an operator to know that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled_by: Option<Record>,
+    /// An operator has given it up: it is not sent again, and goes once its run says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dropped: bool,
 }
 
 /// What an undelivered emission leaves with the intent.
@@ -392,6 +395,7 @@ impl Spool {
                 first_unix_ms: unix_ms,
                 last_unix_ms: unix_ms,
                 settled_by: None,
+                dropped: false,
             };
             (seq, Kept::of(&entry), entry)
         };
@@ -494,7 +498,18 @@ impl Spool {
         entry
     }
 
-    /// Takes an entry out durably: an operator drops it.
+    /// Notes durably that an operator gives an entry up: from then on nobody sends it, whatever else comes between.
+    ///
+    /// # Errors
+    /// The disk's; the entry stays as it was.
+    pub async fn give_up(&self, seq: u64) -> Result<(), SpoolError> {
+        let Some(mut entry) = self.show(seq).filter(|entry| !entry.dropped) else { return Ok(()) };
+        (entry.state, entry.dropped) = (State::Operator, true);
+        entry.cause = "an operator drops it".to_owned();
+        self.write(seq, Kept::of(&entry)).await
+    }
+
+    /// Takes an entry out durably: it was dropped, and its run says so.
     ///
     /// # Errors
     /// The disk's; the entry stays.

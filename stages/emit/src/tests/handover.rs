@@ -6,9 +6,10 @@ use rewarder_model::manifest::{Inputs, KERNEL, PolicyRef, SCHEMA};
 use rewarder_model::world::disk::Disk;
 use rewarder_model::world::{BoxFuture, Clock};
 use rewarder_model::{
-    Cid, Claim, EpochId, Intent, Manifest, Runs, RunsError, Status, TenantId, Totals, run_key,
+    Cid, Claim, EpochId, Intent, Manifest, Reason, Runs, RunsError, Status, TenantId, Totals, run_key,
 };
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ struct Memory {
     claims: Mutex<BTreeMap<EpochId, Cid>>,
     manifests: Mutex<BTreeMap<Cid, Vec<u8>>>,
     records: Mutex<BTreeMap<Cid, String>>,
+    /// Whether records cannot be written.
+    fails: AtomicBool,
 }
 
 impl Runs for Memory {
@@ -98,6 +101,9 @@ impl Runs for Memory {
     }
 
     fn keep_delivery(&self, _: &TenantId, run_key: &Cid, json: &[u8]) -> Result<(), RunsError> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(RunsError { reason: Reason::Internal, detail: "an I/O error".into() });
+        }
         self.records.lock().unwrap().insert(*run_key, String::from_utf8(json.to_vec()).unwrap());
         Ok(())
     }
@@ -160,7 +166,13 @@ async fn handover_on(
     let spawn = Arc::new(Tokio);
     let disk = disk.map(|disk| Arc::new(disk) as Arc<dyn Disk>);
     let config = QuarantineConfig { preallocated_bytes: 0, ..QuarantineConfig::default() };
-    let spool = Spool::open(disk, config, &*clock, spawn.clone()).await.unwrap();
+    let spool = loop {
+        // Whoever wrote for a spool of before may hold it for a moment that these clocks do not show.
+        match Spool::open(disk.clone(), config, &HastyClock::default(), spawn.clone()).await {
+            Err(SpoolError::InUse) => std::thread::sleep(Duration::from_millis(1)),
+            opened => break opened.unwrap(),
+        }
+    };
     let latch = Arc::new(Latch::open(None, Arc::new(Audit::open(None).unwrap())).unwrap());
     let around = Surroundings { ledger, spool, latch, clock, entropy: Arc::new(Dice::new(7)), spawn };
     let config = DeliveryConfig::default();
@@ -328,4 +340,54 @@ async fn a_claim_is_given_back_when_the_spool_kept_nothing_and_stays_when_it_may
         disk.fail(&[]);
         assert!(it.deliver(run).await.unwrap().is_settled());
     }
+}
+
+/// The store fails in the middle of a drop. Nothing sends the run any more; the same drop once more ends it, or the next start.
+#[tokio::test]
+async fn a_drop_that_was_begun_is_brought_to_its_end() {
+    for restart in [false, true] {
+        let ledger = Arc::new(Noting { patience: Some(Duration::from_secs(30)), ..Noting::default() });
+        let (disk, runs, clock) = (FailingDisk::default(), Arc::new(Memory::default()), HandClock::new());
+        let open = || handover_on(Some(disk.clone()), ledger.clone(), runs.clone(), Arc::new(clock.clone()));
+        let it = open().await;
+        let held = runs.run(1);
+        assert!(matches!(it.deliver(held.clone()).await.unwrap().outcome, Outcome::Held { .. }));
+        assert_eq!(ledger.heard(), ["submit"]);
+        let seq = it.deliverer().spool().find(&held.run_key).unwrap().seq;
+        runs.fails.store(true, Ordering::SeqCst);
+        assert!(matches!(it.drop_entry(seq, "withdrawn".into()).await, Err(HandoverError::Runs(_))));
+        clock.advance(Duration::from_secs(60));
+        it.deliverer().reemit_once(&mut Schedule::default(), &|_, _| {}).await;
+        let again = it.deliver(held.clone()).await.unwrap().outcome;
+        assert!(matches!(again, Outcome::Refused { .. }), "{again:?}");
+        let released = it.deliverer().release_entry(seq, "or not".into()).await;
+        assert!(matches!(released, Err(EmitError::Dropped)), "{released:?}");
+        runs.fails.store(false, Ordering::SeqCst);
+        let spool = if restart {
+            drop(it);
+            let it = open().await;
+            it.recover().await;
+            it.deliverer().spool().clone()
+        } else {
+            assert!(it.drop_entry(seq, "withdrawn".into()).await.unwrap().is_some());
+            it.deliverer().spool().clone()
+        };
+        assert_eq!(ledger.heard(), [""; 0], "what was dropped is not sent");
+        assert_eq!(spool.find(&held.run_key), None);
+        assert_eq!(runs.holder(&held.tenant, &held.epoch_id), Ok(None));
+        let record = runs.delivery(&held.tenant, &held.run_key).unwrap().unwrap();
+        assert!(String::from_utf8(record).unwrap().contains("dropped"), "restarted: {restart}");
+    }
+}
+
+/// A crash has brought a settled entry back, and an operator drops it before the ledger is asked.
+#[tokio::test]
+async fn a_drop_of_what_is_settled_changes_neither_record_nor_claim() {
+    let (ledger, runs) = (Arc::new(Noting::default()), Arc::new(Memory::default()));
+    let it = handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await;
+    let settled = runs.left(1, Some("accepted"));
+    let entry = it.deliverer().spool().admit(&settled, State::Pending, true, "", 0).await.unwrap();
+    assert!(it.drop_entry(entry.seq, "a mistake".into()).await.unwrap().is_some());
+    assert!(runs.delivery(&settled.tenant, &settled.run_key).unwrap().is_some_and(|json| is_settled(&json)));
+    assert_eq!(runs.holder(&settled.tenant, &settled.epoch_id), Ok(Some(settled.run_key)));
 }
