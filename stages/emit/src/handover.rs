@@ -20,7 +20,7 @@ use crate::delivery::{Delivered, Deliverer, Outcome};
 use crate::error::EmitError;
 use crate::plant;
 use crate::spool::Entry;
-use rewarder_model::{Cid, Claim, EpochId, Intent, Manifest, Runs, RunsError, Status, TenantId};
+use rewarder_model::{Cid, Claim, Claims, EpochId, Intent, Manifest, Runs, RunsError, Status, TenantId};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -223,16 +223,17 @@ impl Handover {
         loop {
             let dropped = self.end_drops().await;
             let claims = match left.take() {
-                Some(claims) => Ok(claims),
-                None => self.ask(runs, |runs| runs.claimed()).await,
+                Some(claims) => Ok(self.read_again(runs, claims).await),
+                None => self.ask(runs, |runs| runs.claimed()).await.inspect(tell_unread),
             };
             match claims {
-                Ok(claims) => {
-                    let again = self.recover_once(claims).await;
-                    if (again.is_empty() && dropped) || plant::is("recovery_gives_up") {
+                Ok(Claims { read, unread }) => {
+                    let again = self.recover_once(read).await;
+                    let over = dropped && again.is_empty() && unread.is_empty();
+                    if over || plant::is("recovery_gives_up") {
                         return;
                     }
-                    left = Some(again);
+                    left = Some(Claims { read: again, unread });
                 }
                 Err(error) => {
                     tracing::error!(%error, "the claims cannot be read; what a crash left undelivered waits");
@@ -241,6 +242,21 @@ impl Handover {
             self.deliverer.clock().sleep(pause).await;
             pause = (pause * 2).min(RECOVER_PAUSE_MAX);
         }
+    }
+
+    /// Reads the claims once more that could not be read: somebody may have mended the disk.
+    async fn read_again(&self, runs: &Arc<dyn Runs>, claims: Claims) -> Claims {
+        let Claims { mut read, unread } = claims;
+        let mut still = Vec::new();
+        for (tenant, epoch, error) in unread {
+            let of = (tenant.clone(), epoch.clone());
+            match self.ask(runs, move |runs| runs.holder(&of.0, &of.1)).await {
+                Ok(Some(run_key)) => read.push((tenant, epoch, run_key)),
+                Ok(None) => {}
+                Err(_) => still.push((tenant, epoch, error)),
+            }
+        }
+        Claims { read, unread: still }
     }
 
     /// One round; what has to be tried again.
@@ -319,6 +335,20 @@ impl Handover {
             }
         }
         ended
+    }
+}
+
+/// Says once which claims cannot be read.
+fn tell_unread(claims: &Claims) {
+    for (.., error) in &claims.unread {
+        tracing::error!(%error, "a claim cannot be read; its epoch is paid to no other run");
+    }
+    if !claims.unread.is_empty() {
+        tracing::error!(
+            claims = claims.unread.len(),
+            page = "ClaimsDamaged",
+            "what a crash may have left of these epochs waits until their claims can be read; all others are looked at"
+        );
     }
 }
 

@@ -341,7 +341,7 @@ fn boot(scene: &Arc<Scene>, slot: &Arc<Slot>) {
             let latched = check::audit(&bytes, &state.audit, &state.acts);
             state.audit = bytes;
             (state.handover, state.store) = (Some(handover.clone()), Some(store.clone()));
-            let claims = store.claimed().unwrap_or_default();
+            let claims = store.claimed().unwrap_or_default().read;
             for entry in deliverer.spool().list() {
                 // What is claimed may have been handed over by the start before this.
                 let claimed = claims.iter().any(|(.., run_key)| *run_key == entry.intent.run_key);

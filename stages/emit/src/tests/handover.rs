@@ -6,9 +6,9 @@ use rewarder_model::manifest::{Inputs, KERNEL, PolicyRef, SCHEMA};
 use rewarder_model::world::disk::Disk;
 use rewarder_model::world::{BoxFuture, Clock};
 use rewarder_model::{
-    Cid, Claim, EpochId, Intent, Manifest, Reason, Runs, RunsError, Status, TenantId, Totals, run_key,
+    Cid, Claim, Claims, EpochId, Intent, Manifest, Reason, Runs, RunsError, Status, TenantId, Totals, run_key,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -59,10 +59,24 @@ struct Memory {
     records: Mutex<BTreeMap<Cid, String>>,
     /// Whether records cannot be written.
     fails: AtomicBool,
+    /// Epochs whose claim cannot be read.
+    damaged: Mutex<BTreeSet<EpochId>>,
+}
+
+impl Memory {
+    fn readable(&self, epoch: &EpochId) -> Result<(), RunsError> {
+        match self.damaged.lock().unwrap().contains(epoch) {
+            true => {
+                Err(RunsError { reason: Reason::Internal, detail: format!("claims/acme/{epoch} is damaged") })
+            }
+            false => Ok(()),
+        }
+    }
 }
 
 impl Runs for Memory {
     fn claim(&self, _: &TenantId, epoch: &EpochId, run_key: &Cid) -> Result<Claim, RunsError> {
+        self.readable(epoch)?;
         let mut claims = self.claims.lock().unwrap();
         Ok(match claims.get(epoch) {
             Some(holder) if holder == run_key => Claim::Same,
@@ -84,12 +98,20 @@ impl Runs for Memory {
     }
 
     fn holder(&self, _: &TenantId, epoch: &EpochId) -> Result<Option<Cid>, RunsError> {
+        self.readable(epoch)?;
         Ok(self.claims.lock().unwrap().get(epoch).copied())
     }
 
-    fn claimed(&self) -> Result<Vec<(TenantId, EpochId, Cid)>, RunsError> {
-        let claims = self.claims.lock().unwrap();
-        Ok(claims.iter().map(|(epoch, run_key)| ("acme".parse().unwrap(), epoch.clone(), *run_key)).collect())
+    fn claimed(&self) -> Result<Claims, RunsError> {
+        let mut claims = Claims::default();
+        for (epoch, run_key) in &*self.claims.lock().unwrap() {
+            let tenant: TenantId = "acme".parse().unwrap();
+            match self.readable(epoch) {
+                Ok(()) => claims.read.push((tenant, epoch.clone(), *run_key)),
+                Err(error) => claims.unread.push((tenant, epoch.clone(), error)),
+            }
+        }
+        Ok(claims)
     }
 
     fn manifest(&self, _: &TenantId, run_key: &Cid) -> Result<Option<Vec<u8>>, RunsError> {
@@ -204,7 +226,7 @@ async fn claims_that_a_crash_left_are_brought_to_their_end() {
     handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await.recover().await;
     let thrice = ["ask", "submit", "ask", "submit", "ask", "submit"];
     assert_eq!(ledger.heard(), thrice, "never recorded, and held nowhere: for later, and for an operator");
-    let claimed = runs.claimed().unwrap();
+    let claimed = runs.claimed().unwrap().read;
     let stays: Vec<_> =
         left.iter().map(|intent| claimed.iter().any(|(_, epoch, _)| *epoch == intent.epoch_id)).collect();
     assert_eq!(stays, [true, true, false, false, true, true]);
@@ -390,4 +412,28 @@ async fn a_drop_of_what_is_settled_changes_neither_record_nor_claim() {
     assert!(it.drop_entry(entry.seq, "a mistake".into()).await.unwrap().is_some());
     assert!(runs.delivery(&settled.tenant, &settled.run_key).unwrap().is_some_and(|json| is_settled(&json)));
     assert_eq!(runs.holder(&settled.tenant, &settled.epoch_id), Ok(Some(settled.run_key)));
+}
+
+/// One claim that cannot be read is one epoch's affair: that stays taken, and all others are looked at.
+#[tokio::test]
+async fn a_damaged_claim_keeps_its_epoch_and_nobody_elses_recovery() {
+    let (ledger, runs) = (Arc::new(Noting::default()), Arc::new(Memory::default()));
+    let (damaged, whole) = (runs.left(1, None), runs.left(2, None));
+    runs.damaged.lock().unwrap().insert(damaged.epoch_id.clone());
+    let it = handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await;
+    let recovering = it.clone();
+    let recovery = tokio::spawn(async move { recovering.recover().await });
+    while runs.delivery(&whole.tenant, &whole.run_key).unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ledger.heard(), ["ask", "submit"]);
+    let other = Intent { run_key: Cid::of(b"other"), ..damaged.clone() };
+    for run in [other, damaged.clone()] {
+        assert!(matches!(it.deliver(run).await, Err(HandoverError::Runs(_))), "taken by nobody knows whom");
+    }
+    assert!(ledger.heard().is_empty() && !recovery.is_finished());
+    runs.damaged.lock().unwrap().clear();
+    recovery.await.unwrap();
+    assert_eq!(ledger.heard(), ["ask", "submit"], "once it can be read it is looked at too");
+    assert!(runs.delivery(&damaged.tenant, &damaged.run_key).unwrap().is_some_and(|json| is_settled(&json)));
 }
