@@ -122,17 +122,17 @@ impl Drop for Flight {
 pub struct Delivered {
     /// How it ended.
     pub outcome: Outcome,
-    /// Submissions and questions of this emission.
-    pub attempts: u32,
-    /// When it began.
+    /// Submissions of the intent so far, as far as the spool knows; a question about it is none.
+    pub attempts: u64,
+    /// When it was first emitted.
     pub first_unix_ms: u64,
-    /// When it ended.
+    /// When the last emission ended.
     pub last_unix_ms: u64,
     /// Whether it is held in memory only.
     pub volatile: bool,
 }
 
-/// What became of the last emission of a run.
+/// What became of a run, as of its last emission.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Delivery")]
 struct DeliveryRecord<'a> {
@@ -150,7 +150,7 @@ struct DeliveryRecord<'a> {
     detail: Option<&'a str>,
     quarantine: bool,
     volatile: bool,
-    attempts: u32,
+    attempts: u64,
     first_unix_ms: u64,
     last_unix_ms: u64,
 }
@@ -172,7 +172,7 @@ impl Delivered {
             detail: None,
             quarantine: false,
             volatile: false,
-            attempts: u32::try_from(entry.attempts).unwrap_or(u32::MAX),
+            attempts: entry.attempts,
             first_unix_ms: entry.first_unix_ms,
             last_unix_ms: entry.last_unix_ms,
         };
@@ -384,7 +384,7 @@ impl Deliverer {
         let before = self.spool.find(&intent.run_key);
         let held = |outcome, entry: &Entry| Delivered {
             outcome,
-            attempts: 0,
+            attempts: entry.attempts,
             first_unix_ms: entry.first_unix_ms,
             last_unix_ms: entry.last_unix_ms,
             volatile: self.spool.is_volatile(),
@@ -431,7 +431,7 @@ impl Deliverer {
             self.changed.notify_one();
             return Ok(delivered);
         }
-        let delivered = self.run(&intent, entry.unknown, Permit::Job).await;
+        let delivered = self.run(&entry, Permit::Job).await;
         let hold = match known {
             Before::Promised => self.hold_promised(&delivered),
             _ => self.hold(&delivered),
@@ -468,7 +468,6 @@ impl Deliverer {
             unknown,
             cause,
             attempts: delivered.attempts,
-            first_unix_ms: delivered.first_unix_ms,
             last_unix_ms: delivered.last_unix_ms,
             settled_by: None,
         })
@@ -497,12 +496,12 @@ impl Deliverer {
     }
 
     /// Drives the machine to its end.
-    pub(crate) async fn run(&self, intent: &Intent, unknown: bool, permit: Permit) -> Delivered {
-        let first_unix_ms = millis(self.clock.unix());
+    pub(crate) async fn run(&self, entry: &Entry, permit: Permit) -> Delivered {
+        let intent = &entry.intent;
         let ignored = plant::is("latch_ignored_by_attempts_under_way")
             || (permit == Permit::Quarantine && plant::is("latch_ignored_by_reemission"));
-        let mut attempts = 0;
-        let mut state = Delivery::new(intent, self.config, unknown);
+        let mut attempts = entry.attempts;
+        let mut state = Delivery::new(intent, self.config, entry.unknown);
         let mut event = Event::Begin;
         loop {
             let (next, actions) = step(state, event, self.clock.monotonic());
@@ -524,7 +523,6 @@ impl Deliverer {
                         })
                     }
                     Action::Lookup(timeout) => {
-                        attempts += 1;
                         let key = if plant::is("question_under_another_key") {
                             &intent.commitment
                         } else {
@@ -549,7 +547,7 @@ impl Deliverer {
                         return Delivered {
                             outcome,
                             attempts,
-                            first_unix_ms,
+                            first_unix_ms: entry.first_unix_ms,
                             last_unix_ms: millis(self.clock.unix()),
                             volatile: self.spool.is_volatile(),
                         };
@@ -724,8 +722,7 @@ impl Deliverer {
             state: State::Pending,
             unknown: !plant::is("release_forgets_to_ask"),
             cause: "released by an operator".into(),
-            attempts: 0,
-            first_unix_ms: entry.first_unix_ms,
+            attempts: entry.attempts,
             last_unix_ms: millis(self.clock.unix()),
             settled_by: None,
         };

@@ -108,7 +108,7 @@ pub struct Entry {
     pub unknown: bool,
     /// Why it is here, as of the last attempt.
     pub cause: String,
-    /// Attempts at a ledger so far.
+    /// Submissions to a ledger so far.
     pub attempts: u64,
     /// When it was first emitted.
     pub first_unix_ms: u64,
@@ -131,10 +131,8 @@ pub struct Hold {
     pub unknown: bool,
     /// Why.
     pub cause: String,
-    /// Attempts of this emission.
-    pub attempts: u32,
-    /// When it began.
-    pub first_unix_ms: u64,
+    /// Submissions so far, those of earlier emissions included.
+    pub attempts: u64,
     /// When it ended.
     pub last_unix_ms: u64,
     /// With what the epoch is settled instead.
@@ -475,7 +473,7 @@ impl Spool {
         entry.state = hold.state;
         entry.unknown = hold.unknown;
         entry.cause = clip(&hold.cause, CAUSE_BYTES_MAX).to_owned();
-        entry.attempts += u64::from(hold.attempts);
+        entry.attempts = hold.attempts;
         entry.last_unix_ms = hold.last_unix_ms;
         entry.settled_by = hold.settled_by;
         let kept = Kept::of(&entry);

@@ -289,7 +289,7 @@ async fn a_foreign_dup_latches_until_an_operator_says_why_not() {
     assert_eq!(d.deliver(intent(2)).await.unwrap().outcome, Outcome::Accepted);
     let again = d.deliver(intent(1)).await.unwrap();
     assert!(
-        matches!(again.outcome, Outcome::Refused { .. }) && again.attempts == 0,
+        matches!(again.outcome, Outcome::Refused { .. }) && again.attempts == 1,
         "that one waits for a person"
     );
     assert_eq!(Audit::open(Some(disk(dir.path()))).unwrap().lines().unwrap().len(), 2);

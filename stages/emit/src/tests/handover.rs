@@ -437,3 +437,29 @@ async fn a_damaged_claim_keeps_its_epoch_and_nobody_elses_recovery() {
     assert_eq!(ledger.heard(), ["ask", "submit"], "once it can be read it is looked at too");
     assert!(runs.delivery(&damaged.tenant, &damaged.run_key).unwrap().is_some_and(|json| is_settled(&json)));
 }
+
+/// The delivery record tells of the whole life of an intent: emissions, re-emissions, restarts.
+#[tokio::test]
+async fn attempts_and_the_first_time_are_the_intents_own() {
+    let busy = Arc::new(Noting { patience: Some(Duration::from_secs(30)), ..Noting::default() });
+    let (disk, runs, clock) = (FailingDisk::default(), Arc::new(Memory::default()), HandClock::new());
+    let open = |ledger| handover_on(Some(disk.clone()), ledger, runs.clone(), Arc::new(clock.clone()));
+    let run = runs.run(1);
+    let told = |attempts: u64, result: &str| {
+        let json = runs.delivery(&run.tenant, &run.run_key).unwrap().unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!((&record["attempts"], &record["result"]), (&attempts.into(), &result.into()));
+        record["first_unix_ms"].as_u64().unwrap()
+    };
+    let it = open(busy.clone()).await;
+    it.deliver(run.clone()).await.unwrap();
+    let first = told(1, "held");
+    clock.advance(Duration::from_secs(60));
+    it.deliverer().reemit_once(&mut Schedule::default(), &|_, _| {}).await;
+    assert_eq!(told(2, "held"), first);
+    assert_eq!(it.deliver(run.clone()).await.unwrap().attempts, 3, "a repetition is an emission too");
+    drop(it);
+    let it = open(Arc::new(Noting::default())).await;
+    it.deliverer().reemit_once(&mut Schedule::default(), &|_, _| {}).await;
+    assert_eq!(told(4, "accepted"), first, "the question after the restart does not count");
+}
