@@ -210,9 +210,9 @@ impl Handover {
         self.hand(Intent::of(&manifest, Cid::of(&bytes)), promised).await.map(|_| true)
     }
 
-    /// Brings every drop and every claim that a crash has left to its end. The run key is the same, so that a ledger that has
-    /// it already says so. What cannot be delivered yet (no room in the spool, the latch, a disk that fails) is tried again until it
-    /// can.
+    /// Brings every drop and every claim that a crash has left to its end. The run key is the same, so that a ledger that
+    /// has it already says so. What cannot be delivered yet (no room in the spool, the latch, a disk that fails), or not be
+    /// read, is tried again until it can.
     pub async fn recover(&self) {
         let Some(runs) = &self.runs else { return };
         if plant::is("redelivery_left_out") {
