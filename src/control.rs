@@ -105,7 +105,7 @@ impl From<EmitError> for NotDone {
     fn from(error: EmitError) -> Self {
         let status = match error {
             EmitError::NoReason => StatusCode::BAD_REQUEST,
-            EmitError::OnItsWay => StatusCode::CONFLICT,
+            EmitError::OnItsWay | EmitError::NotWaiting | EmitError::Dropped => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

@@ -147,7 +147,9 @@ fn an_epoch_goes_in_and_comes_out_once() {
     assert_eq!((&held["depth"], &held["entries"][0]["intent"]["epoch_id"]), (&1.into(), &"2026-13".into()));
     let seq = held["entries"][0]["seq"].to_string();
     desk.words(&format!("quarantine show {seq} --state-dir state")).ends(0).says("2026-13");
-    desk.words(&format!("quarantine release {seq} --state-dir state --reason again")).ends(0).says("pending");
+    desk.words(&format!("quarantine release {seq} --state-dir state --reason again"))
+        .ends(2)
+        .says("it is sent again by itself");
     desk.words(&format!("quarantine drop {seq} --state-dir state --reason withdrawn"))
         .ends(0)
         .says("2026-13");
@@ -156,7 +158,7 @@ fn an_epoch_goes_in_and_comes_out_once() {
         .says("nothing stands");
     desk.words("brownout show --state-dir state").ends(1).says("a drill");
     desk.words("brownout stop --state-dir state --reason done").ends(0);
-    desk.words("audit verify --state-dir state").ends(0).says("4 lines");
+    desk.words("audit verify --state-dir state").ends(0).says("3 lines");
     desk.words("audit list --state-dir state").ends(0).says("withdrawn");
     desk.seal("work.csv", "epoch.arrows").ends(0);
 

@@ -3,6 +3,7 @@
 
 use crate::audit::AuditError;
 use crate::latch::LatchError;
+use crate::plant;
 use crate::spool::SpoolError;
 use rewarder_model::Reason;
 
@@ -30,6 +31,14 @@ pub enum EmitError {
     /// The run is being sent at this moment.
     #[error("the run is on its way to the ledger right now, try again in a moment")]
     OnItsWay,
+    /// The entry is not an operator's to release.
+    #[error("the entry does not wait for an operator, it is sent again by itself")]
+    NotWaiting,
+    /// The entry was given up.
+    #[error(
+        "the entry was dropped, and what is left of that was not done: drop it once more; the next start does it too"
+    )]
+    Dropped,
     /// A task of ours ended before its time.
     #[error("an emission task was broken off")]
     Broken,
@@ -51,6 +60,14 @@ impl EmitError {
             Self::Latched(_) => Reason::Latched,
             Self::SpoolFull => Reason::SpoolFull,
             _ => Reason::Internal,
+        }
+    }
+
+    /// Whether it is certain that nothing of the intent was sent or kept.
+    pub fn is_void(&self) -> bool {
+        match self {
+            Self::Spool(SpoolError::Void(_)) => !plant::is("void_taken_as_uncertain"),
+            other => matches!(other, Self::Latched(_) | Self::SpoolFull),
         }
     }
 }

@@ -11,8 +11,8 @@
 //!    operator, and is not in the spool any more: its disk has lost it, or a crash came between its end and its record.
 //! 4. **A run that was claimed or recorded before may have been sent before**, also one that an operator has dropped: the
 //!    ledger is asked first.
-//!
-//! 5. **One at a time.** Handing over, bringing to an end and dropping take turns by run (`turns`).
+//! 5. **What an operator drops is not sent again**, whatever fails between the beginning of the drop and its end.
+//! 6. **One at a time.** Handing over, bringing to an end, releasing and dropping take turns by run (`turns`).
 //!
 //! Why not within [`Deliverer`]: a batch job delivers without a store, and a spool that knew of runs would have two laws.
 
@@ -20,7 +20,7 @@ use crate::delivery::{Delivered, Deliverer, Outcome};
 use crate::error::EmitError;
 use crate::plant;
 use crate::spool::Entry;
-use rewarder_model::{Cid, Claim, EpochId, Intent, Manifest, Runs, RunsError, Status, TenantId};
+use rewarder_model::{Cid, Claim, Claims, EpochId, Intent, Manifest, Runs, RunsError, Status, TenantId};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,9 +148,10 @@ impl Handover {
                 matches!(delivered.outcome, Outcome::Conflict(_)) && !plant::is("conflict_keeps_the_claim")
             }
             // A claim that stood before may belong to an intent in quarantine and stays.
-            Err(EmitError::Latched(_) | EmitError::SpoolFull) => {
+            Err(error) if error.is_void() => {
                 claim == Claim::Claimed || plant::is("claim_given_back_too_early")
             }
+            // The spool may know it after a crash.
             Err(_) => false,
         };
         if nothing_sent {
@@ -189,7 +190,7 @@ impl Handover {
                     Some("held" | "refused" | "foreign_dup") => !kept,
                     // A conflict may stand in the spool for an operator to read; the claim is of no use to it.
                     Some(over @ ("conflict" | "dropped"))
-                        if (over == "conflict" || !kept) && !plant::is("stale_claim_stays") =>
+                        if (over == "conflict" || !kept) && !plant::is("drop_keeps_the_claim") =>
                     {
                         runs.unclaim(&tenant, &epoch, &run_key)?;
                         false
@@ -209,9 +210,9 @@ impl Handover {
         self.hand(Intent::of(&manifest, Cid::of(&bytes)), promised).await.map(|_| true)
     }
 
-    /// Brings every claim that a crash has left to its end. The run key is the same, so that a ledger that has it already
-    /// says so. What cannot be delivered yet (no room in the spool, the latch, a disk that fails) is tried again until it
-    /// can.
+    /// Brings every drop and every claim that a crash has left to its end. The run key is the same, so that a ledger that
+    /// has it already says so. What cannot be delivered yet (no room in the spool, the latch, a disk that fails), or not be
+    /// read, is tried again until it can.
     pub async fn recover(&self) {
         let Some(runs) = &self.runs else { return };
         if plant::is("redelivery_left_out") {
@@ -220,17 +221,19 @@ impl Handover {
         let mut pause = RECOVER_PAUSE_FIRST;
         let mut left = None;
         loop {
+            let dropped = self.end_drops().await;
             let claims = match left.take() {
-                Some(claims) => Ok(claims),
-                None => self.ask(runs, |runs| runs.claimed()).await,
+                Some(claims) => Ok(self.read_again(runs, claims).await),
+                None => self.ask(runs, |runs| runs.claimed()).await.inspect(tell_unread),
             };
             match claims {
-                Ok(claims) => {
-                    let again = self.recover_once(claims).await;
-                    if again.is_empty() || plant::is("recovery_gives_up") {
+                Ok(Claims { read, unread }) => {
+                    let again = self.recover_once(read).await;
+                    let over = dropped && again.is_empty() && unread.is_empty();
+                    if over || plant::is("recovery_gives_up") {
                         return;
                     }
-                    left = Some(again);
+                    left = Some(Claims { read: again, unread });
                 }
                 Err(error) => {
                     tracing::error!(%error, "the claims cannot be read; what a crash left undelivered waits");
@@ -239,6 +242,21 @@ impl Handover {
             self.deliverer.clock().sleep(pause).await;
             pause = (pause * 2).min(RECOVER_PAUSE_MAX);
         }
+    }
+
+    /// Reads the claims once more that could not be read: somebody may have mended the disk.
+    async fn read_again(&self, runs: &Arc<dyn Runs>, claims: Claims) -> Claims {
+        let Claims { mut read, unread } = claims;
+        let mut still = Vec::new();
+        for (tenant, epoch, error) in unread {
+            let of = (tenant.clone(), epoch.clone());
+            match self.ask(runs, move |runs| runs.holder(&of.0, &of.1)).await {
+                Ok(Some(run_key)) => read.push((tenant, epoch, run_key)),
+                Ok(None) => {}
+                Err(_) => still.push((tenant, epoch, error)),
+            }
+        }
+        Claims { read, unread: still }
     }
 
     /// One round; what has to be tried again.
@@ -263,23 +281,74 @@ impl Handover {
     /// An operator gives an entry of the quarantine up: it is not sent again, its run says so, and the epoch is free; the
     /// ledger's own law stands behind that. `None` if there is no such entry.
     ///
+    /// In this order, so that a drop that was begun is not taken back by what comes between: the audit log and the spool
+    /// know first that it is given up, then its record, then its claim; the entry goes last.
+    ///
     /// # Errors
-    /// As [`Deliverer::drop_entry`], and of whoever keeps the runs.
+    /// As [`Deliverer::release_entry`], the disk's, and of whoever keeps the runs. The same drop once more, or the next start,
+    /// does what is left.
     pub async fn drop_entry(&self, seq: u64, reason: String) -> Result<Option<Entry>, HandoverError> {
-        let Some(entry) = self.deliverer.spool().show(seq) else { return Ok(None) };
-        let _turn = self.deliverer.turns.take(&entry.intent.run_key).await;
-        let Some(entry) = self.deliverer.drop_entry(seq, reason).await? else { return Ok(None) };
-        let Some(runs) = &self.runs else { return Ok(Some(entry)) };
-        let (intent, record) = (entry.intent.clone(), Delivered::dropped(&entry));
-        self.ask(runs, move |runs| {
-            // A run that the store has lost has no record either.
-            if runs.manifest(&intent.tenant, &intent.run_key)?.is_some() {
-                runs.keep_delivery(&intent.tenant, &intent.run_key, &record)?;
-            }
-            runs.unclaim(&intent.tenant, &intent.epoch_id, &intent.run_key)
-        })
-        .await?;
+        let Some((entry, _flight, _turn)) = self.deliverer.alone(seq).await? else { return Ok(None) };
+        self.deliverer.give_up(&entry, reason).await?;
+        self.end_drop(&entry).await?;
         Ok(Some(entry))
+    }
+
+    /// What is left to do of an entry that was given up.
+    async fn end_drop(&self, entry: &Entry) -> Result<(), HandoverError> {
+        if plant::is("drop_begins_at_its_end") {
+            self.deliverer.forget(entry.seq).await?;
+        }
+        if let Some(runs) = &self.runs {
+            let (intent, record) = (entry.intent.clone(), Delivered::dropped(entry));
+            self.ask(runs, move |runs| {
+                // Settled, and a crash has brought the entry back: nothing is given up by forgetting it.
+                if runs.delivery(&intent.tenant, &intent.run_key)?.is_some_and(|json| is_settled(&json)) {
+                    return Ok(false);
+                }
+                // A run that the store has lost has no record either.
+                if runs.manifest(&intent.tenant, &intent.run_key)?.is_some() {
+                    runs.keep_delivery(&intent.tenant, &intent.run_key, &record)?;
+                }
+                if plant::is("drop_keeps_the_claim") {
+                    return Ok(false);
+                }
+                runs.unclaim(&intent.tenant, &intent.epoch_id, &intent.run_key)
+            })
+            .await?;
+        }
+        Ok(self.deliverer.forget(entry.seq).await?)
+    }
+
+    /// Brings every drop to its end that was begun; false if one could not be.
+    async fn end_drops(&self) -> bool {
+        let mut ended = true;
+        for entry in self.deliverer.spool().list().into_iter().filter(|entry| entry.dropped) {
+            let end = match self.deliverer.alone(entry.seq).await {
+                Ok(Some((entry, _flight, _turn))) => self.end_drop(&entry).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = end {
+                tracing::warn!(run_key = %entry.intent.run_key, %error, "a drop that was begun could not be brought to its end");
+                ended = false;
+            }
+        }
+        ended
+    }
+}
+
+/// Says once which claims cannot be read.
+fn tell_unread(claims: &Claims) {
+    for (.., error) in &claims.unread {
+        tracing::error!(%error, "a claim cannot be read; its epoch is paid to no other run");
+    }
+    if !claims.unread.is_empty() {
+        tracing::error!(
+            claims = claims.unread.len(),
+            page = "ClaimsDamaged",
+            "what a crash may have left of these epochs waits until their claims can be read; all others are looked at"
+        );
     }
 }
 

@@ -112,7 +112,8 @@ impl Latch {
     /// Turns emission off. The first reason stands; later ones are only in the audit log. Blocks on the disk.
     ///
     /// # Errors
-    /// When the disk fails; emission is off all the same, until a restart.
+    /// [`LatchError::Io`]: emission is off all the same, but perhaps not after a restart. [`LatchError::Audit`]: it is off
+    /// for good, and the audit log does not tell of it.
     pub fn set(&self, reason: &str, unix: Duration) -> Result<(), LatchError> {
         self.set.store(true, Ordering::SeqCst);
         let mut latched = self.latched.lock().unwrap_or_else(PoisonError::into_inner);

@@ -82,8 +82,10 @@ pub const ALL: &[&str] = &[
     // Claims and what a crash leaves.
     "claim_left_out",
     "claim_given_back_too_early",
+    "void_taken_as_uncertain",
     "conflict_keeps_the_claim",
-    "stale_claim_stays",
+    "drop_keeps_the_claim",
+    "drop_begins_at_its_end",
     "repetition_forgets_to_ask",
     "redelivery_left_out",
     "recovery_gives_up",

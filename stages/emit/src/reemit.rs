@@ -132,7 +132,7 @@ impl Deliverer {
         let Some(entry) = self.spool().show(seq).filter(|entry| entry.state == State::Pending) else {
             return Duration::ZERO;
         };
-        let delivered = self.run(&entry.intent, entry.unknown, Permit::Quarantine).await;
+        let delivered = self.run(&entry, Permit::Quarantine).await;
         let hold = self.hold_promised(&delivered);
         let pending = hold.as_ref().is_some_and(|hold| hold.state == State::Pending);
         if let Some(hold) = &hold {

@@ -16,9 +16,17 @@ pub(crate) struct Turns(Arc<Mutex<Locks>>);
 
 /// A turn; over when dropped.
 pub(crate) struct Turn {
+    // Before the place: whoever gives that up last finds nothing held.
+    _held: OwnedMutexGuard<()>,
+    _place: Place,
+}
+
+/// A place in the line, from before it is one's turn: who goes away while waiting gives it up too.
+struct Place {
     turns: Turns,
     run_key: Cid,
-    _held: OwnedMutexGuard<()>,
+    /// Taken when the place is given up.
+    lock: Option<Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Turns {
@@ -29,15 +37,17 @@ impl Turns {
     /// Waits for one's turn at a run; first come, first served.
     pub(crate) async fn take(&self, run_key: &Cid) -> Turn {
         let lock = self.locks().entry(*run_key).or_default().clone();
-        Turn { turns: self.clone(), run_key: *run_key, _held: lock.lock_owned().await }
+        let place = Place { turns: self.clone(), run_key: *run_key, lock: Some(lock.clone()) };
+        Turn { _held: lock.lock_owned().await, _place: place }
     }
 }
 
-impl Drop for Turn {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut locks = self.turns.locks();
-        // The map's own and the held one: nobody waits. Who comes later makes another one under the lock of the map.
-        if locks.get(&self.run_key).is_some_and(|lock| Arc::strong_count(lock) <= 2) {
+        // Under the lock of the map: of two that go at once, the second one finds the map's own alone.
+        self.lock = None;
+        if locks.get(&self.run_key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             locks.remove(&self.run_key);
         }
     }
@@ -46,6 +56,7 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::Poll;
 
     #[tokio::test]
     async fn one_at_a_time_by_run_and_nothing_is_left() {
@@ -62,5 +73,28 @@ mod tests {
         drop((first, other));
         waiting.await.unwrap();
         assert!(turns.locks().is_empty());
+    }
+
+    /// Whoever waits may go away: before it is its turn, and after it has been given to it and nobody has told it yet.
+    #[tokio::test]
+    async fn nothing_is_left_of_who_goes_away_while_waiting() {
+        let turns = Turns::default();
+        let a = Cid::of(b"a");
+        for behind in [false, true] {
+            let first = turns.take(&a).await;
+            let mut waiting = Box::pin(turns.take(&a));
+            assert!(
+                std::future::poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending()))
+                    .await
+            );
+            if behind {
+                drop(first);
+                drop(waiting);
+            } else {
+                drop(waiting);
+                drop(first);
+            }
+            assert!(turns.locks().is_empty(), "given its turn: {behind}");
+        }
     }
 }

@@ -32,5 +32,5 @@ pub use name::{Asset, Category, EpochId, PolicyId, TenantId};
 pub use names::Names;
 pub use policy::{Excess, Mode, Policy, PolicyError, Rounding};
 pub use reason::Reason;
-pub use runs::{Claim, Runs, RunsError};
+pub use runs::{Claim, Claims, Runs, RunsError};
 pub use snapshot::SnapshotHeader;

@@ -19,6 +19,15 @@ pub enum Claim {
     Conflict(Cid),
 }
 
+/// All claims.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Claims {
+    /// Which run has which epoch, in an order that does not change.
+    pub read: Vec<(TenantId, EpochId, Cid)>,
+    /// Claims that are there and cannot be read, and why: their epochs are some run's, and nobody can tell which.
+    pub unread: Vec<(TenantId, EpochId, RunsError)>,
+}
+
 /// The keeper of runs failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunsError {
@@ -41,7 +50,7 @@ pub trait Runs: Send + Sync + 'static {
     /// Makes `run_key` the epoch's run, unless another one is.
     ///
     /// # Errors
-    /// Its own.
+    /// Its own, also when the epoch has a claim that cannot be read.
     fn claim(&self, tenant: &TenantId, epoch: &EpochId, run_key: &Cid) -> Result<Claim, RunsError>;
 
     /// Gives a claim up. True if `run_key` held it.
@@ -56,11 +65,11 @@ pub trait Runs: Send + Sync + 'static {
     /// Its own.
     fn holder(&self, tenant: &TenantId, epoch: &EpochId) -> Result<Option<Cid>, RunsError>;
 
-    /// All claims, in an order that does not change.
+    /// All claims.
     ///
     /// # Errors
-    /// Its own.
-    fn claimed(&self) -> Result<Vec<(TenantId, EpochId, Cid)>, RunsError>;
+    /// Its own, but not for single claims that cannot be read.
+    fn claimed(&self) -> Result<Claims, RunsError>;
 
     /// The bytes of a run's manifest; `None` if there is no such run.
     ///

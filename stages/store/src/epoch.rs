@@ -7,7 +7,7 @@
 
 use crate::error::StoreError;
 use crate::store::{CLAIMS, LATEST, Store};
-use rewarder_model::{Cid, Claim, EpochId, TenantId};
+use rewarder_model::{Cid, Claim, Claims, EpochId, TenantId};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -130,23 +130,27 @@ impl Store {
         Ok(None)
     }
 
-    /// All claims: after a crash, those whose run has no delivery record are to be handed to delivery again.
+    /// All claims: after a crash, those whose run has no delivery record are to be handed to delivery again. One that cannot
+    /// be read is told with the others, and stands for them that come: [`claim_epoch`](Self::claim_epoch) fails at it.
     ///
     /// # Errors
-    /// The disk's.
-    pub fn claims(&self) -> Result<Vec<(TenantId, EpochId, Cid)>, StoreError> {
+    /// The disk's, where it cannot say which claims there are.
+    pub fn claims(&self) -> Result<Claims, StoreError> {
         let list = |dir: &Path| self.0.disk.list(dir).map_err(self.0.io("list", dir));
-        let mut claims = Vec::new();
+        let mut claims = Claims::default();
         for tenant in list(Path::new(CLAIMS))? {
             let Ok(tenant_id) = tenant.name.parse::<TenantId>() else { continue };
             for epoch in list(&Path::new(CLAIMS).join(&tenant.name))? {
                 let Ok(epoch_id) = epoch.name.parse::<EpochId>() else { continue };
-                if let Some(run_key) = self.0.read_cid(&path(CLAIMS, &tenant_id, &epoch_id))? {
-                    claims.push((tenant_id.clone(), epoch_id, run_key));
+                match self.0.read_cid(&path(CLAIMS, &tenant_id, &epoch_id)) {
+                    Ok(Some(run_key)) => claims.read.push((tenant_id.clone(), epoch_id, run_key)),
+                    Ok(None) => {}
+                    Err(error) => claims.unread.push((tenant_id.clone(), epoch_id, error.into())),
                 }
             }
         }
-        claims.sort_unstable();
+        claims.read.sort_unstable();
+        claims.unread.sort_unstable_by(|(a, b, _), (c, d, _)| (a, b).cmp(&(c, d)));
         Ok(claims)
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::StoreError;
 use crate::run::MANIFEST;
 use crate::store::Store;
-use rewarder_model::{Cid, Claim, EpochId, Runs, RunsError, TenantId};
+use rewarder_model::{Cid, Claim, Claims, EpochId, Runs, RunsError, TenantId};
 
 /// Largest manifest that is read: several times what its fields can add up to.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
@@ -27,7 +27,7 @@ impl Runs for Store {
         Ok(self.epoch_run(tenant, epoch)?.filter(|run| run.claimed).map(|run| run.run_key))
     }
 
-    fn claimed(&self) -> Result<Vec<(TenantId, EpochId, Cid)>, RunsError> {
+    fn claimed(&self) -> Result<Claims, RunsError> {
         Ok(self.claims()?)
     }
 

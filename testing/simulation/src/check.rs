@@ -74,7 +74,7 @@ pub fn stale(scene: &Scene) -> Option<String> {
     scene.slots.iter().find_map(|slot| {
         let state = slot.state();
         let (handover, store) = (state.handover.as_ref()?, state.store.as_ref()?);
-        store.claimed().ok()?.iter().find_map(|(tenant, epoch, run_key)| {
+        store.claimed().ok()?.read.iter().find_map(|(tenant, epoch, run_key)| {
             let kept = handover.deliverer().spool().state(run_key).is_some();
             let stale = !kept && word(store, tenant, run_key) == "conflict";
             stale.then(|| format!("{epoch} is claimed by a run whose record says conflict"))
@@ -169,8 +169,8 @@ fn records(scene: &Scene, slot: &crate::run::Slot) -> Option<String> {
         return Some(law);
     }
     let claims = match store.claimed() {
-        Ok(claims) => claims,
-        Err(error) => return Some(format!("the claims cannot be read: {error}")),
+        Ok(claims) if claims.unread.is_empty() => claims.read,
+        failed => return Some(format!("the claims cannot be read: {failed:?}")),
     };
     for (tenant, epoch, run_key) in claims {
         let kept = handover.deliverer().spool().state(&run_key).is_some();

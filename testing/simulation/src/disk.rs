@@ -150,13 +150,11 @@ impl SimDisk {
         self.medium().faults.clone()
     }
 
-    /// The bytes of a file in the root as a process sees them, behind the disk's back.
-    pub fn peek(&self, name: &str) -> Option<Vec<u8>> {
+    /// The bytes of a file as a process sees them, behind the disk's back.
+    pub fn peek(&self, path: &str) -> Option<Vec<u8>> {
         let medium = self.medium();
-        match medium.dirs[0].live.get(name) {
-            Some(Node::File(id)) => Some(medium.files[*id].live.clone()),
-            _ => None,
-        }
+        let file = medium.file("", Path::new(path)).ok()?;
+        Some(medium.files[file].live.clone())
     }
 
     /// The disk after a crash; what the old service still holds of it is dead. `rot` changes a durable byte of the spool.

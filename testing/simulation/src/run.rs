@@ -12,7 +12,7 @@ use crate::watch::{Settings, Verdict, Watch};
 use crate::world::{Host, World};
 use rewarder_emit::{
     Audit, BreakerConfig, Deliverer, DeliveryConfig, EmitError, Entry, Handover, HandoverError, HealthConfig,
-    Latch, Outcome, QuarantineConfig, ReemitConfig, Spool, State, Surroundings,
+    Latch, Outcome, QuarantineConfig, ReemitConfig, Spool, SpoolError, State, Surroundings,
 };
 use rewarder_model::manifest::{Inputs, KERNEL, PolicyRef, SCHEMA};
 use rewarder_model::world::Spawn;
@@ -341,7 +341,7 @@ fn boot(scene: &Arc<Scene>, slot: &Arc<Slot>) {
             let latched = check::audit(&bytes, &state.audit, &state.acts);
             state.audit = bytes;
             (state.handover, state.store) = (Some(handover.clone()), Some(store.clone()));
-            let claims = store.claimed().unwrap_or_default();
+            let claims = store.claimed().unwrap_or_default().read;
             for entry in deliverer.spool().list() {
                 // What is claimed may have been handed over by the start before this.
                 let claimed = claims.iter().any(|(.., run_key)| *run_key == entry.intent.run_key);
@@ -428,10 +428,17 @@ async fn client(scene: Arc<Scene>, slot: Arc<Slot>, host: Host, handover: Handov
                 client.told = Some(Outcome::Conflict(rewarder_emit::Record { run_key, commitment: run_key }));
             }
             // Another client with the same run may stand behind this one.
-            Err(HandoverError::Emit(EmitError::SpoolFull | EmitError::Latched(_)))
-                if fresh && !slot.watch.is_delivering(&key) =>
-            {
-                slot.state().may_keep.remove(&key);
+            Err(HandoverError::Emit(
+                EmitError::SpoolFull | EmitError::Latched(_) | EmitError::Spool(SpoolError::Void(_)),
+            )) if fresh && !slot.watch.is_delivering(&key) => {
+                let mut state = slot.state();
+                state.may_keep.remove(&key);
+                let claim = state.disk.peek(&format!("store/claims/acme/{}", job.intent.epoch_id));
+                if claim.is_some_and(|claim| claim.starts_with(key.to_string().as_bytes())) {
+                    scene
+                        .verdict
+                        .broken(|| format!("{} was refused and keeps its claim", job.intent.epoch_id));
+                }
                 continue;
             }
             Err(_) => continue,
@@ -441,8 +448,9 @@ async fn client(scene: Arc<Scene>, slot: Arc<Slot>, host: Host, handover: Handov
 }
 
 /// Whether an act without a reason is refused, as it must be.
-fn unreasoned<T>(scene: &Scene, result: &Result<T, EmitError>) {
-    if !matches!(result, Err(EmitError::NoReason | EmitError::Latch(_) | EmitError::OnItsWay)) {
+fn unreasoned(scene: &Scene, acted: &Result<bool, EmitError>) {
+    use EmitError::{Dropped, Latch, NoReason, NotWaiting, OnItsWay};
+    if !matches!(acted, Ok(false) | Err(NoReason | Latch(_) | OnItsWay | NotWaiting | Dropped)) {
         scene.verdict.broken(|| "an operator's act needed no reason".into());
     }
 }
@@ -516,21 +524,29 @@ async fn release_latch(scene: &Scene, slot: &Slot, deliverer: &Arc<Deliverer>) {
 async fn release_entry(scene: &Scene, slot: &Slot, deliverer: &Arc<Deliverer>, entry: &Entry) {
     let run_key = entry.intent.run_key;
     if scene.world.one_in(4) {
-        unreasoned(scene, &deliverer.release_entry(entry.seq, String::new()).await);
+        let acted = deliverer.release_entry(entry.seq, String::new()).await;
+        unreasoned(scene, &acted.map(|entry| entry.is_some()));
     }
-    slot.watch.released_entry(&run_key);
+    let news = slot.watch.released_entry(&run_key);
     let reason = scene.reason();
     let result = deliverer.release_entry(entry.seq, reason.clone()).await;
     scene.world.note("entry released", || format!("{} {result:?}", entry.seq));
-    if let Ok(Some(_)) = result {
-        slot.acted("release", run_key.to_string(), reason);
+    match result {
+        Ok(Some(_)) => slot.acted("release", run_key.to_string(), reason),
+        _ if news => slot.watch.not_released(&run_key),
+        _ => {}
     }
 }
 
 async fn drop_entry(scene: &Scene, slot: &Slot, handover: &Handover, entry: &Entry) {
     let run_key = entry.intent.run_key;
     if scene.world.one_in(4) {
-        unreasoned(scene, &handover.deliverer().drop_entry(entry.seq, String::new()).await);
+        let acted = handover.drop_entry(entry.seq, String::new()).await;
+        let acted = acted.map(|entry| entry.is_some()).map_err(|error| match error {
+            HandoverError::Emit(error) => error,
+            _ => EmitError::Broken,
+        });
+        unreasoned(scene, &acted);
     }
     scene.dropped().insert(run_key);
     let handed = slot.watch.handed(&run_key);
@@ -539,9 +555,10 @@ async fn drop_entry(scene: &Scene, slot: &Slot, handover: &Handover, entry: &Ent
     scene.world.note("entry dropped", || format!("{} {result:?}", entry.seq));
     if let Ok(Some(_)) = result {
         slot.acted("drop", run_key.to_string(), reason);
-        if !scene.plan.rot {
-            slot.watch.dropped(&run_key, handed);
-        }
+    }
+    // One that was begun holds too.
+    if matches!(result, Ok(Some(_)) | Err(HandoverError::Runs(_))) && !scene.plan.rot {
+        slot.watch.dropped(&run_key, handed);
     }
 }
 

@@ -222,9 +222,14 @@ impl Watch {
         self.seen().recovering = begins;
     }
 
-    /// An operator hands an entry back to be sent again: the ledger is to be asked first.
-    pub fn released_entry(&self, run_key: &Cid) {
-        self.seen().open.insert(*run_key);
+    /// An operator hands an entry back to be sent again: the ledger is to be asked first. True if that is news.
+    pub fn released_entry(&self, run_key: &Cid) -> bool {
+        self.seen().open.insert(*run_key)
+    }
+
+    /// It was not handed back after all.
+    pub fn not_released(&self, run_key: &Cid) {
+        self.seen().open.remove(run_key);
     }
 
     /// An operator releases the latch, or has tried to.

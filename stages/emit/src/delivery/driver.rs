@@ -13,12 +13,12 @@ use crate::budget::Budget;
 use crate::config::{DeliveryConfig, ReemitConfig};
 use crate::error::EmitError;
 use crate::health::Estimate;
-use crate::latch::Latch;
+use crate::latch::{Latch, LatchError};
 use crate::ledger::{Ledger, LedgerError, Record, Verdict};
 use crate::metrics::Meters;
 use crate::plant;
 use crate::spool::{Entry, Hold, Spool, State};
-use crate::turns::Turns;
+use crate::turns::{Turn, Turns};
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent, LedgerResult};
 use schemars::JsonSchema;
@@ -122,17 +122,17 @@ impl Drop for Flight {
 pub struct Delivered {
     /// How it ended.
     pub outcome: Outcome,
-    /// Submissions and questions of this emission.
-    pub attempts: u32,
-    /// When it began.
+    /// Submissions of the intent so far, as far as the spool knows; a question about it is none.
+    pub attempts: u64,
+    /// When it was first emitted.
     pub first_unix_ms: u64,
-    /// When it ended.
+    /// When the last emission ended.
     pub last_unix_ms: u64,
     /// Whether it is held in memory only.
     pub volatile: bool,
 }
 
-/// What became of the last emission of a run.
+/// What became of a run, as of its last emission.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Delivery")]
 struct DeliveryRecord<'a> {
@@ -150,7 +150,7 @@ struct DeliveryRecord<'a> {
     detail: Option<&'a str>,
     quarantine: bool,
     volatile: bool,
-    attempts: u32,
+    attempts: u64,
     first_unix_ms: u64,
     last_unix_ms: u64,
 }
@@ -172,7 +172,7 @@ impl Delivered {
             detail: None,
             quarantine: false,
             volatile: false,
-            attempts: u32::try_from(entry.attempts).unwrap_or(u32::MAX),
+            attempts: entry.attempts,
             first_unix_ms: entry.first_unix_ms,
             last_unix_ms: entry.last_unix_ms,
         };
@@ -304,8 +304,8 @@ impl Deliverer {
     /// away.
     ///
     /// # Errors
-    /// [`EmitError::Latched`] and [`EmitError::SpoolFull`], when nothing was sent and nothing is kept; others
-    /// when that is uncertain: submit the same job again.
+    /// Where [`EmitError::is_void`], nothing was sent and nothing is kept; for others that is uncertain: submit the same
+    /// job again.
     pub async fn deliver(self: &Arc<Self>, intent: Intent) -> Result<Delivered, EmitError> {
         self.start(intent, Before::New).await
     }
@@ -384,7 +384,7 @@ impl Deliverer {
         let before = self.spool.find(&intent.run_key);
         let held = |outcome, entry: &Entry| Delivered {
             outcome,
-            attempts: 0,
+            attempts: entry.attempts,
             first_unix_ms: entry.first_unix_ms,
             last_unix_ms: entry.last_unix_ms,
             volatile: self.spool.is_volatile(),
@@ -431,7 +431,7 @@ impl Deliverer {
             self.changed.notify_one();
             return Ok(delivered);
         }
-        let delivered = self.run(&intent, entry.unknown, Permit::Job).await;
+        let delivered = self.run(&entry, Permit::Job).await;
         let hold = match known {
             Before::Promised => self.hold_promised(&delivered),
             _ => self.hold(&delivered),
@@ -441,7 +441,13 @@ impl Deliverer {
         }
         if let Some(hold) = &hold {
             self.spool.update(entry.seq, hold).await;
-            tracing::warn!(run_key = %intent.run_key, cause = hold.cause, "an intent was quarantined");
+            tracing::warn!(
+                run_key = %intent.run_key,
+                tenant = %intent.tenant,
+                epoch = %intent.epoch_id,
+                cause = hold.cause,
+                "an intent was quarantined"
+            );
             self.changed.notify_one();
         }
         self.recorded(&intent, &delivered).await;
@@ -468,7 +474,6 @@ impl Deliverer {
             unknown,
             cause,
             attempts: delivered.attempts,
-            first_unix_ms: delivered.first_unix_ms,
             last_unix_ms: delivered.last_unix_ms,
             settled_by: None,
         })
@@ -497,12 +502,12 @@ impl Deliverer {
     }
 
     /// Drives the machine to its end.
-    pub(crate) async fn run(&self, intent: &Intent, unknown: bool, permit: Permit) -> Delivered {
-        let first_unix_ms = millis(self.clock.unix());
+    pub(crate) async fn run(&self, entry: &Entry, permit: Permit) -> Delivered {
+        let intent = &entry.intent;
         let ignored = plant::is("latch_ignored_by_attempts_under_way")
             || (permit == Permit::Quarantine && plant::is("latch_ignored_by_reemission"));
-        let mut attempts = 0;
-        let mut state = Delivery::new(intent, self.config, unknown);
+        let mut attempts = entry.attempts;
+        let mut state = Delivery::new(intent, self.config, entry.unknown);
         let mut event = Event::Begin;
         loop {
             let (next, actions) = step(state, event, self.clock.monotonic());
@@ -524,7 +529,6 @@ impl Deliverer {
                         })
                     }
                     Action::Lookup(timeout) => {
-                        attempts += 1;
                         let key = if plant::is("question_under_another_key") {
                             &intent.commitment
                         } else {
@@ -549,7 +553,7 @@ impl Deliverer {
                         return Delivered {
                             outcome,
                             attempts,
-                            first_unix_ms,
+                            first_unix_ms: entry.first_unix_ms,
                             last_unix_ms: millis(self.clock.unix()),
                             volatile: self.spool.is_volatile(),
                         };
@@ -634,8 +638,15 @@ impl Deliverer {
         let (latch, unix) = (self.latch.clone(), self.clock.unix());
         match self.blocking(move || latch.set(&reason, unix)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the latch holds in memory only"),
-            Err(error) => tracing::error!(%error, "the latch holds in memory only"),
+            Ok(Err(error @ LatchError::Audit(_))) => {
+                tracing::error!(%error, "the latch holds, also over a restart; the audit log does not tell of it");
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the latch holds in memory; a restart may forget it");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the latch holds in memory; whether the disk has it is not known");
+            }
         }
     }
 
@@ -679,42 +690,73 @@ impl Deliverer {
         Ok(())
     }
 
+    /// The entry at a place, for an operator who acts on it: nobody else does while what comes with it is held. `None` if
+    /// there is none.
+    ///
+    /// # Errors
+    /// [`EmitError::OnItsWay`].
+    pub(crate) async fn alone(
+        self: &Arc<Self>,
+        seq: u64,
+    ) -> Result<Option<(Entry, Flight, Turn)>, EmitError> {
+        let Some(entry) = self.spool.show(seq) else { return Ok(None) };
+        let turn = self.turns.take(&entry.intent.run_key).await;
+        let flight = self.take_off(entry.intent.run_key).map_err(|_| EmitError::OnItsWay)?;
+        // Only now it stays as it is.
+        Ok(self.spool.show(seq).map(|entry| (entry, flight, turn)))
+    }
+
     /// An operator hands an entry that waits for a person back to be sent again: the ledger is asked first.
     /// `None` if there is no such entry.
     ///
     /// # Errors
-    /// As [`audited`](Self::audited).
-    pub async fn release_entry(&self, seq: u64, reason: String) -> Result<Option<Entry>, EmitError> {
-        let Some(entry) = self.spool.show(seq) else { return Ok(None) };
+    /// As [`audited`](Self::audited), and when the entry does not wait for a person or is on its way right now.
+    pub async fn release_entry(
+        self: &Arc<Self>,
+        seq: u64,
+        reason: String,
+    ) -> Result<Option<Entry>, EmitError> {
+        let Some((entry, flight, _turn)) = self.alone(seq).await? else { return Ok(None) };
+        if entry.dropped {
+            return Err(EmitError::Dropped);
+        }
+        if entry.state != State::Operator {
+            return Err(EmitError::NotWaiting);
+        }
         self.audited("release", entry.intent.run_key.to_string(), reason).await?;
         let hold = Hold {
             state: State::Pending,
             unknown: !plant::is("release_forgets_to_ask"),
             cause: "released by an operator".into(),
-            attempts: 0,
-            first_unix_ms: entry.first_unix_ms,
+            attempts: entry.attempts,
             last_unix_ms: millis(self.clock.unix()),
             settled_by: None,
         };
         let entry = self.spool.update(seq, &hold).await;
+        drop(flight);
         self.changed.notify_one();
         Ok(entry)
     }
 
-    /// An operator gives an entry up: it is not sent again. `None` if there is no such entry, or if it is on
-    /// its way right now.
+    /// An operator gives an entry up, and whoever calls this is [`alone`](Self::alone) with it: from then on it is not sent.
     ///
     /// # Errors
-    /// As [`audited`](Self::audited), and the disk's; the entry stays then.
-    pub async fn drop_entry(self: &Arc<Self>, seq: u64, reason: String) -> Result<Option<Entry>, EmitError> {
-        let Some(entry) = self.spool.show(seq) else { return Ok(None) };
-        let Ok(_flight) = self.take_off(entry.intent.run_key) else { return Err(EmitError::OnItsWay) };
+    /// As [`audited`](Self::audited), and the disk's; the entry stays as it was then.
+    pub(crate) async fn give_up(&self, entry: &Entry, reason: String) -> Result<(), EmitError> {
         if !plant::is("drop_forgets_the_audit") {
             self.audited("drop", entry.intent.run_key.to_string(), reason).await?;
         }
-        let entry = self.spool.remove(seq).await?;
+        Ok(self.spool.give_up(entry.seq).await?)
+    }
+
+    /// Takes out what was given up.
+    ///
+    /// # Errors
+    /// The disk's; the entry stays.
+    pub(crate) async fn forget(&self, seq: u64) -> Result<(), EmitError> {
+        self.spool.remove(seq).await?;
         self.show_depth();
-        Ok(entry)
+        Ok(())
     }
 
     /// Asks whether the ledger is there; counts toward its health.

@@ -69,9 +69,12 @@ pub enum SpoolError {
     /// It cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// It cannot be written.
+    /// It cannot be written; nothing of it was kept.
     #[error("the spool cannot be written: {0}")]
-    Write(io::Error),
+    Void(io::Error),
+    /// It cannot be written, and what was written could not be taken back: it may be there after a crash.
+    #[error("the spool cannot be written, and may hold what was to be written: {0}")]
+    Uncertain(io::Error),
     /// An entry that we did not write, or not this version of us.
     #[error("an entry of the spool holds and cannot be understood; start the version that wrote it")]
     Unreadable,
@@ -105,7 +108,7 @@ pub struct Entry {
     pub unknown: bool,
     /// Why it is here, as of the last attempt.
     pub cause: String,
-    /// Attempts at a ledger so far.
+    /// Submissions to a ledger so far.
     pub attempts: u64,
     /// When it was first emitted.
     pub first_unix_ms: u64,
@@ -114,6 +117,9 @@ pub struct Entry {
     /// With what its epoch is settled instead: it will never be delivered, and waits for an operator to know that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled_by: Option<Record>,
+    /// An operator has given it up: it is not sent again, and goes once its run says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dropped: bool,
 }
 
 /// What an undelivered emission leaves with the intent.
@@ -125,10 +131,8 @@ pub struct Hold {
     pub unknown: bool,
     /// Why.
     pub cause: String,
-    /// Attempts of this emission.
-    pub attempts: u32,
-    /// When it began.
-    pub first_unix_ms: u64,
+    /// Submissions so far, those of earlier emissions included.
+    pub attempts: u64,
     /// When it ended.
     pub last_unix_ms: u64,
     /// With what the epoch is settled instead.
@@ -262,13 +266,13 @@ impl Spool {
             loop {
                 match disk.make_dir(dir) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                        return Err(SpoolError::Write(error));
+                        return Err(SpoolError::Void(error));
                     }
                     _ => {}
                 }
-                lock = disk.try_lock(&dir.join("lock")).map_err(SpoolError::Write)?;
+                lock = disk.try_lock(&dir.join("lock")).map_err(SpoolError::Void)?;
                 if lock.is_some() {
-                    disk.sync_dir(Path::new("")).map_err(SpoolError::Write)?;
+                    disk.sync_dir(Path::new("")).map_err(SpoolError::Void)?;
                     break;
                 }
                 if clock.monotonic() >= give_up {
@@ -352,7 +356,7 @@ impl Spool {
     /// returned as it stands. `unknown`: a ledger may have settled it before.
     ///
     /// # Errors
-    /// [`SpoolError::Full`], when nothing of it was kept; others when it is uncertain.
+    /// [`SpoolError::Full`] and [`SpoolError::Void`], when nothing of it was kept; others when it is uncertain.
     pub async fn admit(
         &self,
         intent: &Intent,
@@ -389,6 +393,7 @@ impl Spool {
                 first_unix_ms: unix_ms,
                 last_unix_ms: unix_ms,
                 settled_by: None,
+                dropped: false,
             };
             (seq, Kept::of(&entry), entry)
         };
@@ -468,7 +473,7 @@ impl Spool {
         entry.state = hold.state;
         entry.unknown = hold.unknown;
         entry.cause = clip(&hold.cause, CAUSE_BYTES_MAX).to_owned();
-        entry.attempts += u64::from(hold.attempts);
+        entry.attempts = hold.attempts;
         entry.last_unix_ms = hold.last_unix_ms;
         entry.settled_by = hold.settled_by;
         let kept = Kept::of(&entry);
@@ -491,7 +496,18 @@ impl Spool {
         entry
     }
 
-    /// Takes an entry out durably: an operator drops it.
+    /// Notes durably that an operator gives an entry up: from then on nobody sends it, whatever else comes between.
+    ///
+    /// # Errors
+    /// The disk's; the entry stays as it was.
+    pub async fn give_up(&self, seq: u64) -> Result<(), SpoolError> {
+        let Some(mut entry) = self.show(seq).filter(|entry| !entry.dropped) else { return Ok(()) };
+        (entry.state, entry.dropped) = (State::Operator, true);
+        entry.cause = "an operator drops it".to_owned();
+        self.write(seq, Kept::of(&entry)).await
+    }
+
+    /// Takes an entry out durably: it was dropped, and its run says so.
     ///
     /// # Errors
     /// The disk's; the entry stays.
@@ -585,13 +601,13 @@ impl Spool {
                 }
             }
         }
+        let same = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
         for done in group.into_iter().filter_map(|operation| operation.done) {
             let _ = done.send(match &written {
                 Ok(()) => Ok(()),
                 Err(CommitError::Void(error)) if is_full(error) => Err(SpoolError::Full),
-                Err(CommitError::Void(error) | CommitError::Uncertain(error)) => {
-                    Err(SpoolError::Write(io::Error::new(error.kind(), error.to_string())))
-                }
+                Err(CommitError::Void(error)) => Err(SpoolError::Void(same(error))),
+                Err(CommitError::Uncertain(error)) => Err(SpoolError::Uncertain(same(error))),
             });
         }
         if let Err(CommitError::Void(error) | CommitError::Uncertain(error)) = &written {

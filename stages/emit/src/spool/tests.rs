@@ -276,15 +276,7 @@ fn open(disk: Arc<dyn Disk>) -> Result<Spool, SpoolError> {
 }
 
 fn hold(state: State, n: u64) -> Hold {
-    Hold {
-        state,
-        unknown: true,
-        cause: format!("cause {n}"),
-        attempts: 1,
-        first_unix_ms: 1,
-        last_unix_ms: n,
-        settled_by: None,
-    }
+    Hold { state, unknown: true, cause: format!("cause {n}"), attempts: 1, last_unix_ms: n, settled_by: None }
 }
 
 /// What the map knows of a run.

@@ -1,7 +1,7 @@
 //! The laws of emission under faults: never twice, never lost, nothing under the latch.
 
 use super::peer::{Fault, Peer};
-use super::world::{Dice, HandClock, HastyClock, PatientClock, Tokio, intent};
+use super::world::{Dice, FailingDisk, HandClock, HastyClock, PatientClock, Tokio, intent};
 use crate::delivery::Surroundings;
 use crate::*;
 use rewarder_model::world::disk::{Disk, RealDisk};
@@ -9,6 +9,7 @@ use rewarder_model::world::{BoxFuture, Clock, Entropy};
 use rewarder_model::{Cid, Intent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -288,7 +289,7 @@ async fn a_foreign_dup_latches_until_an_operator_says_why_not() {
     assert_eq!(d.deliver(intent(2)).await.unwrap().outcome, Outcome::Accepted);
     let again = d.deliver(intent(1)).await.unwrap();
     assert!(
-        matches!(again.outcome, Outcome::Refused { .. }) && again.attempts == 0,
+        matches!(again.outcome, Outcome::Refused { .. }) && again.attempts == 1,
         "that one waits for a person"
     );
     assert_eq!(Audit::open(Some(disk(dir.path()))).unwrap().lines().unwrap().len(), 2);
@@ -497,11 +498,14 @@ async fn operators_release_and_drop_with_a_reason() {
     }
     let seqs: Vec<_> = d.spool().list().iter().map(|entry| entry.seq).collect();
     assert!(d.release_entry(seqs[0], String::new()).await.is_err());
-    assert!(d.drop_entry(seqs[1], "  ".into()).await.is_err());
+    let batch = Handover::new(d.clone(), None);
+    assert!(batch.drop_entry(seqs[1], "  ".into()).await.is_err());
     assert_eq!(d.release_entry(99, "typo".into()).await.unwrap(), None);
     let released = d.release_entry(seqs[0], "the ledger's schema was mended".into()).await.unwrap().unwrap();
     assert!(released.state == State::Pending && released.unknown);
-    let dropped = d.drop_entry(seqs[1], "the tenant withdrew it".into()).await.unwrap().unwrap();
+    let again = d.release_entry(seqs[0], "and once more".into()).await;
+    assert!(matches!(again, Err(EmitError::NotWaiting)), "it is sent again by itself");
+    let dropped = batch.drop_entry(seqs[1], "the tenant withdrew it".into()).await.unwrap().unwrap();
     assert_eq!(dropped.intent, intent(2));
     let settled = |intent_: &Intent, delivered: &Delivered| {
         assert!(delivered.is_settled() && *intent_ == intent(1));
@@ -533,4 +537,113 @@ async fn a_latch_that_falls_between_attempts_stops_the_next_one() {
     let settled = |_: &Intent, delivered: &Delivered| assert!(delivered.is_settled());
     d.reemit_once(&mut Schedule::default(), &settled).await;
     assert_eq!((d.spool().depth(), peer.ledger.count().unwrap()), (0, 1));
+}
+
+/// Notes the messages of errors.
+#[derive(Default, Clone)]
+struct Errors(Arc<Mutex<Vec<String>>>);
+
+impl tracing::field::Visit for Errors {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+}
+
+impl tracing::Subscriber for Errors {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// What is said of a latch that the disk did not take as a whole is so.
+#[tokio::test]
+async fn a_latch_says_whether_it_outlives_a_restart() {
+    for (fails, survives, message) in [
+        ("audit.jsonl", true, "the latch holds, also over a restart; the audit log does not tell of it"),
+        ("latch.json.tmp", false, "the latch holds in memory; a restart may forget it"),
+    ] {
+        let disk = FailingDisk::default();
+        let open = || {
+            let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+            let audit = Audit::open(Some(disk.clone())).unwrap();
+            Arc::new(Latch::open(Some(disk), Arc::new(audit)).unwrap())
+        };
+        let (clock, spawn) = (Arc::new(HandClock::new()), Arc::new(Tokio));
+        let spool = open_spool(None, QuarantineConfig::default(), &*clock, spawn.clone()).await;
+        let ledger = Arc::new(HttpLedger::new("http://127.0.0.1:1"));
+        let around =
+            Surroundings { ledger, spool, latch: open(), clock, entropy: Arc::new(Dice::new(7)), spawn };
+        let d = Deliverer::new(around, DeliveryConfig::default(), ReemitConfig::default(), patient());
+        let errors = Errors::default();
+        let heard = tracing::subscriber::set_default(errors.clone());
+        disk.fail(&[("write", fails)]);
+        d.latch_off("invariant", "a test".into()).await;
+        drop(heard);
+        assert_eq!(errors.0.lock().unwrap().last().unwrap(), message);
+        assert!(d.latch().is_set());
+        assert_eq!(open().is_set(), survives, "{fails}");
+    }
+}
+
+/// A disk that takes its time: an operator's release that comes while another one drops the entry finds nothing to release,
+/// now and after a restart.
+#[tokio::test]
+async fn a_release_beside_a_drop_does_not_bring_the_entry_back() {
+    let disk = FailingDisk::default();
+    let open = || async {
+        let clock = Arc::new(HandClock::new());
+        let (spawn, port): (_, Arc<dyn Disk>) = (Arc::new(Tokio), Arc::new(disk.clone()));
+        let config = QuarantineConfig { preallocated_bytes: 0, ..QuarantineConfig::default() };
+        let spool = loop {
+            match Spool::open(Some(port.clone()), config, &HastyClock::default(), spawn.clone()).await {
+                Err(SpoolError::InUse) => tokio::task::yield_now().await,
+                opened => break opened.unwrap(),
+            }
+        };
+        let latch = Latch::open(None, Arc::new(Audit::open(None).unwrap())).unwrap();
+        let ledger = Arc::new(HttpLedger::new("http://127.0.0.1:1"));
+        let entropy = Arc::new(Dice::new(7));
+        let around = Surroundings { ledger, spool, latch: Arc::new(latch), clock, entropy, spawn };
+        Deliverer::new(around, DeliveryConfig::default(), ReemitConfig::default(), patient())
+    };
+    let d = open().await;
+    let entry = d.spool().admit(&intent(1), State::Operator, false, "refused", 0).await.unwrap();
+    let batch = Handover::new(d.clone(), None);
+    let came = disk.came.load(Ordering::SeqCst);
+    disk.shut.store(true, Ordering::SeqCst);
+    let dropping = tokio::spawn(async move { batch.drop_entry(entry.seq, "withdrawn".into()).await });
+    while disk.came.load(Ordering::SeqCst) == came {
+        tokio::task::yield_now().await;
+    }
+    let it = d.clone();
+    let releasing = tokio::spawn(async move { it.release_entry(entry.seq, "mended".into()).await });
+    // Time enough for the release to come behind the drop in the spool's queue, if it could.
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    disk.shut.store(false, Ordering::SeqCst);
+    assert!(dropping.await.unwrap().unwrap().is_some());
+    assert_eq!(releasing.await.unwrap().unwrap(), None);
+    assert_eq!(d.spool().find(&intent(1).run_key), None);
+    drop(d);
+    assert_eq!(open().await.spool().find(&intent(1).run_key), None);
 }

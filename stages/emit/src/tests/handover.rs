@@ -1,13 +1,15 @@
 //! Claims, records, and what a crash left between them.
 
-use super::world::{Dice, HandClock, HastyClock, Tokio};
+use super::world::{Dice, FailingDisk, HandClock, HastyClock, Tokio};
 use crate::*;
 use rewarder_model::manifest::{Inputs, KERNEL, PolicyRef, SCHEMA};
+use rewarder_model::world::disk::Disk;
 use rewarder_model::world::{BoxFuture, Clock};
 use rewarder_model::{
-    Cid, Claim, EpochId, Intent, Manifest, Runs, RunsError, Status, TenantId, Totals, run_key,
+    Cid, Claim, Claims, EpochId, Intent, Manifest, Reason, Runs, RunsError, Status, TenantId, Totals, run_key,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -55,10 +57,26 @@ struct Memory {
     claims: Mutex<BTreeMap<EpochId, Cid>>,
     manifests: Mutex<BTreeMap<Cid, Vec<u8>>>,
     records: Mutex<BTreeMap<Cid, String>>,
+    /// Whether records cannot be written.
+    fails: AtomicBool,
+    /// Epochs whose claim cannot be read.
+    damaged: Mutex<BTreeSet<EpochId>>,
+}
+
+impl Memory {
+    fn readable(&self, epoch: &EpochId) -> Result<(), RunsError> {
+        match self.damaged.lock().unwrap().contains(epoch) {
+            true => {
+                Err(RunsError { reason: Reason::Internal, detail: format!("claims/acme/{epoch} is damaged") })
+            }
+            false => Ok(()),
+        }
+    }
 }
 
 impl Runs for Memory {
     fn claim(&self, _: &TenantId, epoch: &EpochId, run_key: &Cid) -> Result<Claim, RunsError> {
+        self.readable(epoch)?;
         let mut claims = self.claims.lock().unwrap();
         Ok(match claims.get(epoch) {
             Some(holder) if holder == run_key => Claim::Same,
@@ -80,12 +98,20 @@ impl Runs for Memory {
     }
 
     fn holder(&self, _: &TenantId, epoch: &EpochId) -> Result<Option<Cid>, RunsError> {
+        self.readable(epoch)?;
         Ok(self.claims.lock().unwrap().get(epoch).copied())
     }
 
-    fn claimed(&self) -> Result<Vec<(TenantId, EpochId, Cid)>, RunsError> {
-        let claims = self.claims.lock().unwrap();
-        Ok(claims.iter().map(|(epoch, run_key)| ("acme".parse().unwrap(), epoch.clone(), *run_key)).collect())
+    fn claimed(&self) -> Result<Claims, RunsError> {
+        let mut claims = Claims::default();
+        for (epoch, run_key) in &*self.claims.lock().unwrap() {
+            let tenant: TenantId = "acme".parse().unwrap();
+            match self.readable(epoch) {
+                Ok(()) => claims.read.push((tenant, epoch.clone(), *run_key)),
+                Err(error) => claims.unread.push((tenant, epoch.clone(), error)),
+            }
+        }
+        Ok(claims)
     }
 
     fn manifest(&self, _: &TenantId, run_key: &Cid) -> Result<Option<Vec<u8>>, RunsError> {
@@ -97,6 +123,9 @@ impl Runs for Memory {
     }
 
     fn keep_delivery(&self, _: &TenantId, run_key: &Cid, json: &[u8]) -> Result<(), RunsError> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(RunsError { reason: Reason::Internal, detail: "an I/O error".into() });
+        }
         self.records.lock().unwrap().insert(*run_key, String::from_utf8(json.to_vec()).unwrap());
         Ok(())
     }
@@ -146,8 +175,26 @@ impl Memory {
 }
 
 async fn handover(ledger: Arc<Noting>, runs: Arc<Memory>, clock: Arc<dyn Clock>) -> Handover {
+    handover_on(None, ledger, runs, clock).await
+}
+
+/// The same with its spool on a disk.
+async fn handover_on(
+    disk: Option<FailingDisk>,
+    ledger: Arc<Noting>,
+    runs: Arc<Memory>,
+    clock: Arc<dyn Clock>,
+) -> Handover {
     let spawn = Arc::new(Tokio);
-    let spool = Spool::open(None, QuarantineConfig::default(), &*clock, spawn.clone()).await.unwrap();
+    let disk = disk.map(|disk| Arc::new(disk) as Arc<dyn Disk>);
+    let config = QuarantineConfig { preallocated_bytes: 0, ..QuarantineConfig::default() };
+    let spool = loop {
+        // Whoever wrote for a spool of before may hold it for a moment that these clocks do not show.
+        match Spool::open(disk.clone(), config, &HastyClock::default(), spawn.clone()).await {
+            Err(SpoolError::InUse) => std::thread::sleep(Duration::from_millis(1)),
+            opened => break opened.unwrap(),
+        }
+    };
     let latch = Arc::new(Latch::open(None, Arc::new(Audit::open(None).unwrap())).unwrap());
     let around = Surroundings { ledger, spool, latch, clock, entropy: Arc::new(Dice::new(7)), spawn };
     let config = DeliveryConfig::default();
@@ -179,7 +226,7 @@ async fn claims_that_a_crash_left_are_brought_to_their_end() {
     handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await.recover().await;
     let thrice = ["ask", "submit", "ask", "submit", "ask", "submit"];
     assert_eq!(ledger.heard(), thrice, "never recorded, and held nowhere: for later, and for an operator");
-    let claimed = runs.claimed().unwrap();
+    let claimed = runs.claimed().unwrap().read;
     let stays: Vec<_> =
         left.iter().map(|intent| claimed.iter().any(|(_, epoch, _)| *epoch == intent.epoch_id)).collect();
     assert_eq!(stays, [true, true, false, false, true, true]);
@@ -285,4 +332,134 @@ async fn what_the_spool_holds_of_an_epoch_stands_for_a_claim() {
     }
     assert_eq!(runs.holder(&held.tenant, &held.epoch_id), Ok(None));
     assert!(matches!(batch.deliver(held).await.unwrap().outcome, Outcome::Held { .. }), "itself again");
+}
+
+/// The disk fails under the spool, and not for want of room.
+#[tokio::test]
+async fn a_claim_is_given_back_when_the_spool_kept_nothing_and_stays_when_it_may_have() {
+    for (fails, stays) in [(&["write"][..], false), (&["sync"], false), (&["write", "truncate"], true)] {
+        let (disk, ledger, runs) =
+            (FailingDisk::default(), Arc::new(Noting::default()), Arc::new(Memory::default()));
+        let clock = Arc::new(HastyClock::default());
+        let it = handover_on(Some(disk.clone()), ledger.clone(), runs.clone(), clock.clone()).await;
+        let run = runs.run(1);
+        disk.fail(&fails.iter().map(|what| (*what, "spool")).collect::<Vec<_>>());
+        let refused = it.deliver(run.clone()).await;
+        assert!(
+            matches!(&refused, Err(HandoverError::Emit(error)) if error.is_void() != stays),
+            "{fails:?}: {refused:?}"
+        );
+        assert_eq!(runs.holder(&run.tenant, &run.epoch_id).unwrap().is_some(), stays, "{fails:?}");
+        disk.fail(&[]);
+        it.recover().await;
+        let heard = if stays { vec!["ask", "submit"] } else { vec![] };
+        assert_eq!(ledger.heard(), heard, "{fails:?}: what was refused does not come back");
+        // A claim that was there before belongs to an earlier promise.
+        let before = runs.left(2, None);
+        disk.fail(&[("write", "spool")]);
+        assert!(it.deliver(before.clone()).await.is_err());
+        assert_eq!(runs.holder(&before.tenant, &before.epoch_id), Ok(Some(before.run_key)));
+        disk.fail(&[]);
+        assert!(it.deliver(run).await.unwrap().is_settled());
+    }
+}
+
+/// The store fails in the middle of a drop. Nothing sends the run any more; the same drop once more ends it, or the next start.
+#[tokio::test]
+async fn a_drop_that_was_begun_is_brought_to_its_end() {
+    for restart in [false, true] {
+        let ledger = Arc::new(Noting { patience: Some(Duration::from_secs(30)), ..Noting::default() });
+        let (disk, runs, clock) = (FailingDisk::default(), Arc::new(Memory::default()), HandClock::new());
+        let open = || handover_on(Some(disk.clone()), ledger.clone(), runs.clone(), Arc::new(clock.clone()));
+        let it = open().await;
+        let held = runs.run(1);
+        assert!(matches!(it.deliver(held.clone()).await.unwrap().outcome, Outcome::Held { .. }));
+        assert_eq!(ledger.heard(), ["submit"]);
+        let seq = it.deliverer().spool().find(&held.run_key).unwrap().seq;
+        runs.fails.store(true, Ordering::SeqCst);
+        assert!(matches!(it.drop_entry(seq, "withdrawn".into()).await, Err(HandoverError::Runs(_))));
+        clock.advance(Duration::from_secs(60));
+        it.deliverer().reemit_once(&mut Schedule::default(), &|_, _| {}).await;
+        let again = it.deliver(held.clone()).await.unwrap().outcome;
+        assert!(matches!(again, Outcome::Refused { .. }), "{again:?}");
+        let released = it.deliverer().release_entry(seq, "or not".into()).await;
+        assert!(matches!(released, Err(EmitError::Dropped)), "{released:?}");
+        runs.fails.store(false, Ordering::SeqCst);
+        let spool = if restart {
+            drop(it);
+            let it = open().await;
+            it.recover().await;
+            it.deliverer().spool().clone()
+        } else {
+            assert!(it.drop_entry(seq, "withdrawn".into()).await.unwrap().is_some());
+            it.deliverer().spool().clone()
+        };
+        assert_eq!(ledger.heard(), [""; 0], "what was dropped is not sent");
+        assert_eq!(spool.find(&held.run_key), None);
+        assert_eq!(runs.holder(&held.tenant, &held.epoch_id), Ok(None));
+        let record = runs.delivery(&held.tenant, &held.run_key).unwrap().unwrap();
+        assert!(String::from_utf8(record).unwrap().contains("dropped"), "restarted: {restart}");
+    }
+}
+
+/// A crash has brought a settled entry back, and an operator drops it before the ledger is asked.
+#[tokio::test]
+async fn a_drop_of_what_is_settled_changes_neither_record_nor_claim() {
+    let (ledger, runs) = (Arc::new(Noting::default()), Arc::new(Memory::default()));
+    let it = handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await;
+    let settled = runs.left(1, Some("accepted"));
+    let entry = it.deliverer().spool().admit(&settled, State::Pending, true, "", 0).await.unwrap();
+    assert!(it.drop_entry(entry.seq, "a mistake".into()).await.unwrap().is_some());
+    assert!(runs.delivery(&settled.tenant, &settled.run_key).unwrap().is_some_and(|json| is_settled(&json)));
+    assert_eq!(runs.holder(&settled.tenant, &settled.epoch_id), Ok(Some(settled.run_key)));
+}
+
+/// One claim that cannot be read is one epoch's affair: that stays taken, and all others are looked at.
+#[tokio::test]
+async fn a_damaged_claim_keeps_its_epoch_and_nobody_elses_recovery() {
+    let (ledger, runs) = (Arc::new(Noting::default()), Arc::new(Memory::default()));
+    let (damaged, whole) = (runs.left(1, None), runs.left(2, None));
+    runs.damaged.lock().unwrap().insert(damaged.epoch_id.clone());
+    let it = handover(ledger.clone(), runs.clone(), Arc::new(HastyClock::default())).await;
+    let recovering = it.clone();
+    let recovery = tokio::spawn(async move { recovering.recover().await });
+    while runs.delivery(&whole.tenant, &whole.run_key).unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ledger.heard(), ["ask", "submit"]);
+    let other = Intent { run_key: Cid::of(b"other"), ..damaged.clone() };
+    for run in [other, damaged.clone()] {
+        assert!(matches!(it.deliver(run).await, Err(HandoverError::Runs(_))), "taken by nobody knows whom");
+    }
+    assert!(ledger.heard().is_empty() && !recovery.is_finished());
+    runs.damaged.lock().unwrap().clear();
+    recovery.await.unwrap();
+    assert_eq!(ledger.heard(), ["ask", "submit"], "once it can be read it is looked at too");
+    assert!(runs.delivery(&damaged.tenant, &damaged.run_key).unwrap().is_some_and(|json| is_settled(&json)));
+}
+
+/// The delivery record tells of the whole life of an intent: emissions, re-emissions, restarts.
+#[tokio::test]
+async fn attempts_and_the_first_time_are_the_intents_own() {
+    let busy = Arc::new(Noting { patience: Some(Duration::from_secs(30)), ..Noting::default() });
+    let (disk, runs, clock) = (FailingDisk::default(), Arc::new(Memory::default()), HandClock::new());
+    let open = |ledger| handover_on(Some(disk.clone()), ledger, runs.clone(), Arc::new(clock.clone()));
+    let run = runs.run(1);
+    let told = |attempts: u64, result: &str| {
+        let json = runs.delivery(&run.tenant, &run.run_key).unwrap().unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!((&record["attempts"], &record["result"]), (&attempts.into(), &result.into()));
+        record["first_unix_ms"].as_u64().unwrap()
+    };
+    let it = open(busy.clone()).await;
+    it.deliver(run.clone()).await.unwrap();
+    let first = told(1, "held");
+    clock.advance(Duration::from_secs(60));
+    it.deliverer().reemit_once(&mut Schedule::default(), &|_, _| {}).await;
+    assert_eq!(told(2, "held"), first);
+    assert_eq!(it.deliver(run.clone()).await.unwrap().attempts, 3, "a repetition is an emission too");
+    drop(it);
+    let it = open(Arc::new(Noting::default())).await;
+    it.deliverer().reemit_once(&mut Schedule::default(), &|_, _| {}).await;
+    assert_eq!(told(4, "accepted"), first, "the question after the restart does not count");
 }

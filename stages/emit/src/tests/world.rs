@@ -1,7 +1,11 @@
 //! Time by hand, dice with a seed, and intents.
 
+use rewarder_model::world::disk::{Disk, Entry, Guard, MemoryDisk, ReadAt, WriteFile};
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use rewarder_model::{Cid, Intent};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -142,5 +146,100 @@ impl Spawn for Tokio {
     fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, bool> {
         let task = tokio::task::spawn_blocking(work);
         Box::pin(async move { task.await.is_ok() })
+    }
+}
+
+/// A disk in memory of which some operations fail: pairs of an operation and the beginning of a path.
+#[derive(Default, Clone)]
+pub(crate) struct FailingDisk {
+    disk: Arc<MemoryDisk>,
+    fails: Arc<Mutex<Vec<(&'static str, &'static str)>>>,
+    /// Writes wait at a gate while this is set.
+    pub(crate) shut: Arc<AtomicBool>,
+    /// Writes that have come to the gate.
+    pub(crate) came: Arc<AtomicU32>,
+}
+
+impl FailingDisk {
+    pub(crate) fn fail(&self, fails: &[(&'static str, &'static str)]) {
+        *self.fails.lock().unwrap() = fails.to_vec();
+    }
+
+    fn enter(&self, what: &str, path: &Path) -> io::Result<()> {
+        let fails = self.fails.lock().unwrap();
+        match fails.iter().any(|(fails, below)| *fails == what && path.starts_with(below)) {
+            true => Err(io::Error::other("an I/O error")),
+            false => Ok(()),
+        }
+    }
+}
+
+struct FailingFile(FailingDisk, PathBuf, Box<dyn WriteFile>);
+
+impl WriteFile for FailingFile {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.came.fetch_add(1, Ordering::SeqCst);
+        while self.0.shut.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.0.enter("write", &self.1)?;
+        self.2.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.enter("sync", &self.1)?;
+        self.2.sync()
+    }
+}
+
+impl Disk for FailingDisk {
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.make_dir(path)
+    }
+
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
+        Ok(Box::new(FailingFile(self.clone(), path.into(), self.disk.create_new(path)?)))
+    }
+
+    fn append(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
+        Ok(Box::new(FailingFile(self.clone(), path.into(), self.disk.append(path)?)))
+    }
+
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        self.enter("truncate", path)?;
+        self.disk.truncate(path, len)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadAt>> {
+        self.disk.open(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.link(from, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.enter("rename", to)?;
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        self.disk.list(path)
+    }
+
+    fn file_len(&self, path: &Path) -> io::Result<Option<u64>> {
+        self.disk.file_len(path)
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Guard>> {
+        self.disk.try_lock(path)
     }
 }

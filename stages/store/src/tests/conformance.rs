@@ -343,7 +343,7 @@ fn an_epoch_is_claimed_once() {
         };
         assert_eq!(claims.iter().filter(|claim| **claim == Claim::Conflict(winner)).count(), 7);
         assert_eq!(stores[0].claim_epoch(&a, &epoch, &winner).unwrap(), Claim::Same);
-        assert_eq!(stores[0].claims().unwrap(), [(a.clone(), epoch.clone(), winner)]);
+        assert_eq!(stores[0].claims().unwrap().read, [(a.clone(), epoch.clone(), winner)]);
         assert!(!stores[0].release_claim(&a, &epoch, &key(99)).unwrap());
         assert!(stores[0].release_claim(&a, &epoch, &winner).unwrap());
         assert_eq!(stores[1].claim_epoch(&a, &epoch, &key(99)).unwrap(), Claim::Claimed);
@@ -358,7 +358,33 @@ fn names_that_look_like_paths_are_only_names() {
             let epoch = epoch.parse().unwrap();
             assert_eq!(store.claim_epoch(&tenant("-"), &epoch, &Cid::of(b"")).unwrap(), Claim::Claimed);
         }
-        assert_eq!(store.claims().unwrap().len(), 4);
+        assert_eq!(store.claims().unwrap().read.len(), 4);
+    });
+}
+
+/// A claim that the disk has changed is told by its name beside the others, and its epoch stays taken.
+#[test]
+fn a_damaged_claim_is_told_and_stands() {
+    on_each_disk(|disk| {
+        let store = Store::over(disk.clone(), LIMIT).unwrap();
+        let (a, hurt, whole) = (tenant("a"), "2026-1".parse().unwrap(), "2026-2".parse().unwrap());
+        let key = Cid::of(b"key");
+        for epoch in [&hurt, &whole] {
+            assert_eq!(store.claim_epoch(&a, epoch, &key).unwrap(), Claim::Claimed);
+        }
+        let path = Path::new("claims/a/2026-1");
+        disk.truncate(path, 9).unwrap();
+        let claims = store.claims().unwrap();
+        assert_eq!(claims.read, [(a.clone(), whole, key)]);
+        let [(tenant, epoch, error)] = &claims.unread[..] else { panic!("{claims:?}") };
+        assert_eq!((tenant, epoch), (&a, &hurt));
+        assert!(error.to_string().contains("claims/a/2026-1"), "{error}");
+        for run in [key, Cid::of(b"other")] {
+            assert!(matches!(store.claim_epoch(&a, &hurt, &run), Err(StoreError::Damaged { .. })));
+            assert!(store.release_claim(&a, &hurt, &run).is_err());
+        }
+        disk.remove(path).unwrap();
+        assert_eq!(store.claim_epoch(&a, &hurt, &key).unwrap(), Claim::Claimed);
     });
 }
 
