@@ -89,18 +89,21 @@ type Asked = Result<Known, Trouble>;
 #[derive(Clone)]
 pub struct UpstreamVerifier(Arc<Inner>);
 
+/// Counts how often everything was forgotten.
+type Generation = u64;
+
 struct Inner {
     upstream: Box<dyn Upstream>,
     clock: Arc<dyn Clock>,
     spawn: Arc<dyn Spawn>,
     entropy: Arc<dyn Entropy>,
     cache: Mutex<Cache>,
-    flights: SingleFlight<TokenHash, Asked>,
+    flights: SingleFlight<(TokenHash, Generation), Asked>,
     questions: Arc<Semaphore>,
     renewals: Arc<Semaphore>,
     /// Life of a verdict, in milliseconds.
     ttl_ms: AtomicU64,
-    /// Counts reloads: what was asked before one is not kept after it.
+    /// What was asked before everything was forgotten is neither kept nor heard by who asks after it.
     generation: AtomicU64,
     /// The last token that nobody has issued was refused.
     is_proven: AtomicBool,
@@ -182,7 +185,6 @@ impl UpstreamVerifier {
     /// revocation count at once.
     pub fn reload(&self, ttl: Duration) {
         self.0.ttl_ms.store(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.0.generation.fetch_add(1, Ordering::Relaxed);
         self.0.forget_all();
     }
 
@@ -250,6 +252,7 @@ impl Inner {
 
     fn forget_all(&self) {
         let mut cache = lock(&self.cache);
+        self.generation.fetch_add(1, Ordering::Relaxed);
         cache.clear();
         self.counts.entries.set(0.0);
     }
@@ -274,7 +277,7 @@ impl Inner {
     }
 
     /// Asks about a token that a request has shown, and remembers the verdict.
-    async fn settle(&self, token: &str, hash: TokenHash, generation: u64) -> Asked {
+    async fn settle(&self, token: &str, hash: TokenHash, generation: Generation) -> Asked {
         let verdict = self.question(token).await.inspect_err(|trouble| {
             // At this level: with a verifier that is down it is as many lines as requests. `look` tells of that once.
             tracing::debug!(%trouble, "the verifier gave no verdict on a capability");
@@ -310,10 +313,10 @@ impl Inner {
     /// Asks again about a good token in the background, if there is a place for it.
     fn renew(self: &Arc<Self>, token: &str, hash: TokenHash) {
         let Ok(place) = Arc::clone(&self.renewals).try_acquire_owned() else { return };
-        let Ok(joined) = self.flights.join(hash) else { return };
+        let generation = self.generation.load(Ordering::Relaxed);
+        let Ok(joined) = self.flights.join((hash, generation)) else { return };
         let Some(lead) = joined.lead else { return };
         let (it, token) = (Arc::clone(self), Zeroizing::new(token.to_owned()));
-        let generation = self.generation.load(Ordering::Relaxed);
         self.spawn.spawn(Box::pin(async move {
             lead.land(it.settle(&token, hash, generation).await);
             drop(place);
@@ -322,11 +325,11 @@ impl Inner {
 
     /// Asks, or waits for the twin that asks already.
     async fn ask(self: &Arc<Self>, token: &str, hash: TokenHash) -> Result<Known, Denied> {
-        let joined = self.flights.join(hash).map_err(|_| no_verdict())?;
+        let generation = self.generation.load(Ordering::Relaxed);
+        let joined = self.flights.join((hash, generation)).map_err(|_| no_verdict())?;
         if let Some(lead) = joined.lead {
             self.counts.miss.increment(1);
             let (it, token) = (Arc::clone(self), Zeroizing::new(token.to_owned()));
-            let generation = self.generation.load(Ordering::Relaxed);
             self.spawn.spawn(Box::pin(async move {
                 let late = it.clock.sleep(QUESTION_MAX);
                 let place = tokio::select! {
@@ -680,6 +683,29 @@ mod tests {
         rig.verifier.reload(TTL);
         rig.hand.answer(&asked, active(&[]));
         assert!(second.await.unwrap().is_ok(), "who asked has an answer");
+        assert_eq!(rig.verifier.cached(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_asks_after_a_reload_hears_nothing_that_was_asked_before_it() {
+        let rig = rig();
+        let token = rig.mint(ACME);
+        let before = rig.ask(&token);
+        settle().await;
+        rig.verifier.reload(TTL);
+        let after = rig.ask(&token);
+        settle().await;
+        assert_eq!(rig.hand.asked(), 2);
+        rig.hand.answer(&token, Ok(Verdict::Inactive));
+        assert_eq!(after.await.unwrap(), Err(Denied::unverified()));
+        drop(before);
+        // Nor does a good verdict come back that was under way when the verifier turned out to affirm anything.
+        let other = rig.mint(&format!("{ACME}\ndry_run = true"));
+        let asked = rig.ask(&other);
+        settle().await;
+        rig.verifier.0.forget_all();
+        rig.hand.answer(&other, active(&[]));
+        assert!(asked.await.unwrap().is_ok());
         assert_eq!(rig.verifier.cached(), 0);
     }
 
