@@ -632,7 +632,7 @@ impl Engine {
             inputs_bytes: std::fs::metadata(&inputs)?.len(),
             inputs,
             policy: String::from_utf8_lossy(&out.policy).into_owned(),
-            kept: Kept::of(outcome, names),
+            kept: Some(Kept::of(outcome, names)),
         };
         for name in clear_another(&out.dir, &outcome.manifest_bytes)? {
             tracing::warn!(file = name, "belonged to another run and is removed");

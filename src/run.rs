@@ -112,9 +112,9 @@ pub struct Record {
     pub inputs_bytes: u64,
     /// The policy's text.
     pub policy: String,
-    /// From what every payout follows.
+    /// From what every payout follows, if it was computed here.
     #[serde(flatten)]
-    pub kept: Kept,
+    pub kept: Option<Kept>,
 }
 
 /// Runs the command; the exit code says how it ended.

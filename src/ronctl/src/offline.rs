@@ -57,9 +57,8 @@ pub fn parse_policy(bytes: &[u8]) -> Result<Policy, Refusal> {
 }
 
 /// Verifies, decodes, scores and allocates, on every core.
-pub fn compute(inputs: &Path, policy: &Path, json: bool) -> Result<Computed, Failure> {
+pub fn compute(inputs: &Path, policy: &[u8], json: bool) -> Result<Computed, Failure> {
     let source = run::open(inputs)?;
-    let bytes = read_policy(policy)?;
     let progress = Arc::new(Progress::default());
     let (drawn, total) = (progress.clone(), source.len());
     let bar = Bar::show(json, move || {
@@ -67,7 +66,7 @@ pub fn compute(inputs: &Path, policy: &Path, json: bool) -> Result<Computed, Fai
         let phase = if done < total { "decode" } else { "reward" };
         Sample { phase, done, total: Some(total), bytes: true, rows }
     });
-    let scored = epoch::decode(&*source, None, &|_| Ok(()), parse_policy(&bytes), &progress)?;
+    let scored = epoch::decode(&*source, None, &|_| Ok(()), parse_policy(policy), &progress)?;
     let policy = scored.policy.clone();
     let (outcome, names) = epoch::reward(scored)
         .map_err(|breach| Failure::new(format!("a check of our own failed, please report it: {breach}")))?;

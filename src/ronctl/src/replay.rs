@@ -60,7 +60,8 @@ pub fn replay(args: &ReplayArgs, json: bool) -> Done {
     let theirs = object(&theirs_bytes).ok_or_else(|| {
         Failure::refused(format!("{} is no manifest: it is not a JSON object", args.manifest.display()))
     })?;
-    let computed = offline::compute(&args.inputs, &args.policy, json).map_err(refused)?;
+    let policy = offline::read_policy(&args.policy).map_err(|refusal| refused(refusal.into()))?;
+    let computed = offline::compute(&args.inputs, &policy, json).map_err(refused)?;
     let (ours_bytes, commitment) = (&computed.outcome.manifest_bytes, computed.outcome.commitment);
     let ours = object(ours_bytes).unwrap_or_default();
     let mut differences = differences(&ours, &theirs);

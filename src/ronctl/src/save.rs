@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use svc_rewarder::pipeline::part;
-use svc_rewarder::run::{clear_another, write_file};
+use svc_rewarder::run::{RECORD, Record, clear_another, write_file};
 
 /// Recipients named in the summary.
 const NAMED: usize = 10;
@@ -37,6 +37,8 @@ pub struct Expected {
     pub commitment: Option<Cid>,
     /// Whether its attestation has to carry ML-DSA-65.
     pub require_pq: bool,
+    /// From what it can be explained.
+    pub record: Record,
 }
 
 /// What was saved.
@@ -97,6 +99,8 @@ pub async fn save(service: &Service, expected: &Expected, out: &Path) -> Result<
             files.push(name);
         }
     }
+    write_file(out, RECORD, |to| Ok(serde_json::to_writer(to, &expected.record)?))
+        .map_err(written(RECORD))?;
     // Last: where a manifest stands, the rest stands too.
     write_file(out, part::MANIFEST, |to| to.write_all(epoch.manifest.get().as_bytes()))
         .map_err(written(part::MANIFEST))?;

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use svc_rewarder::epoch;
 use svc_rewarder::pipeline::SharedSource;
 use svc_rewarder::refusal::Refusal;
-use svc_rewarder::run::{self, exit};
+use svc_rewarder::run::{self, Record, exit};
 use svc_rewarder::why::grouped;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -162,6 +162,12 @@ impl Job<'_> {
             policy_hash: self.policy.hash(),
             commitment: answer["commitment"].as_str().and_then(|text| text.parse().ok()),
             require_pq: self.args.tls.require_pq,
+            record: Record {
+                inputs: self.args.inputs.canonicalize().unwrap_or_else(|_| self.args.inputs.clone()),
+                inputs_bytes: self.source.len(),
+                policy: String::from_utf8_lossy(&self.policy_bytes).into_owned(),
+                kept: None,
+            },
         }
     }
 

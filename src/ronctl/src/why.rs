@@ -3,6 +3,7 @@
 
 use crate::failure::{Done, Failure};
 use crate::http::{Service, TokenArgs, runtime, segment};
+use crate::offline::Computed;
 use crate::tls::TlsArgs;
 use crate::{offline, say};
 use clap::Args;
@@ -10,6 +11,7 @@ use rewarder_decode::actor_rows;
 use rewarder_model::{Cid, EpochId, Reason, name};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use svc_rewarder::pipeline::part;
 use svc_rewarder::proof::Proof;
 use svc_rewarder::refusal::Refusal;
 use svc_rewarder::run::{self, RECORD, Record, exit};
@@ -24,11 +26,11 @@ pub struct WhyArgs {
     /// Whose payout
     #[arg(allow_hyphen_values = true)]
     actor: String,
-    /// A directory that `svc-rewarder run` wrote
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["inputs", "url"])]
+    /// A directory that `svc-rewarder run` or `ronctl submit` wrote
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["policy", "url"])]
     run: Option<PathBuf>,
-    /// Sealed snapshot (.arrows); everything is computed again
-    #[arg(long, value_name = "FILE", requires = "policy", conflicts_with = "url")]
+    /// Sealed snapshot (.arrows): with --policy everything is computed again, with --run it is where the snapshot is now
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
     inputs: Option<PathBuf>,
     /// Policy (JSON)
     #[arg(long, value_name = "FILE", requires = "inputs")]
@@ -52,8 +54,12 @@ pub struct WhyArgs {
 pub fn why(args: &WhyArgs, json: bool) -> Done {
     name::check_actor(args.actor.as_bytes()).map_err(|e| Failure::refused(format!("ACTOR: {e}")))?;
     let (why, footing) = match (&args.run, &args.inputs, &args.policy, &args.url, &args.epoch) {
-        (Some(dir), ..) => from_run(&args.actor, dir)?,
-        (_, Some(inputs), Some(policy), ..) => offline_from(&args.actor, inputs, policy, json)?,
+        (Some(dir), inputs, ..) => from_run(&args.actor, dir, inputs.as_deref(), json)?,
+        (_, Some(inputs), Some(policy), ..) => {
+            let computed = offline::compute(inputs, &offline::read_policy(policy)?, json)?;
+            let footing = format!("recomputed: commitment {}", computed.outcome.commitment);
+            (explained(&args.actor, &computed)?, footing)
+        }
         (.., Some(url), Some(epoch)) => return from_service(args, url, epoch, json),
         _ => {
             let ways = "--run DIR, --inputs F.arrows --policy P.json, or --url U --epoch E";
@@ -68,43 +74,62 @@ pub fn why(args: &WhyArgs, json: bool) -> Done {
     Ok(exit::OK)
 }
 
-/// From a stored run: reads the actor's rows and nothing else, so that it takes milliseconds. Nothing is hashed.
-fn from_run(actor: &str, dir: &Path) -> Result<(Why, String), Failure> {
+/// From a stored run: reads the actor's rows and nothing else, so that it takes milliseconds, and nothing is hashed. A run that the
+/// service has computed is computed again, and has to come to the manifest that stands there. `moved`: where the snapshot is now.
+fn from_run(actor: &str, dir: &Path, moved: Option<&Path>, json: bool) -> Result<(Why, String), Failure> {
     let path = dir.join(RECORD);
     let unusable = |e: &dyn std::fmt::Display| {
         Failure::refused(format!(
-            "{} cannot be read: {e}; `svc-rewarder run --out` writes it. For a run of the service: --url U --epoch E, or \
-             offline --inputs F.arrows --policy P.json",
+            "{} cannot be read: {e}; `svc-rewarder run --out` and `ronctl submit --out` write it. Without it: --url U --epoch E, \
+             or offline --inputs F.arrows --policy P.json",
             path.display()
         ))
     };
     let bytes = offline::read_small(&path, RECORD_BYTES_MAX).map_err(|e| unusable(&e))?;
     let record: Record = serde_json::from_slice(&bytes).map_err(|e| unusable(&e))?;
-    let source = run::open(&record.inputs)?;
+    let inputs = moved.unwrap_or(&record.inputs);
+    let source = run::open(inputs).map_err(|e| match moved {
+        Some(_) => Failure::from(e),
+        None => Failure::refused(format!("{}; say with --inputs where it is now", e.detail)),
+    })?;
     if source.len() != record.inputs_bytes {
         return Err(Failure::refused(format!(
-            "the snapshot {} is not the one of this run: it has {} bytes and had {}; give it with --inputs and --policy",
-            record.inputs.display(),
+            "the snapshot {} is not the one of this run: it has {} bytes and had {}; say with --inputs where that one is",
+            inputs.display(),
             source.len(),
             record.inputs_bytes
         )));
     }
+    let Some(kept) = &record.kept else {
+        let computed = offline::compute(inputs, record.policy.as_bytes(), json)?;
+        let path = dir.join(part::MANIFEST);
+        let manifest = offline::read_small(&path, RECORD_BYTES_MAX);
+        let manifest =
+            manifest.map_err(|e| Failure::refused(format!("{} cannot be read: {e}", path.display())))?;
+        if manifest != computed.outcome.manifest_bytes {
+            let (path, inputs) = (path.display(), inputs.display());
+            return Err(Failure::refused(format!(
+                "{path} is not what {inputs} and the policy in {RECORD} come to"
+            )));
+        }
+        let footing = format!("recomputed, and it comes to {}", path.display());
+        return Ok((explained(actor, &computed)?, footing));
+    };
     let policy = offline::parse_policy(record.policy.as_bytes())?;
-    let rows = actor_rows(&*source, actor.as_bytes(), record.kept.sorted).map_err(|e| broken(&e))?;
+    let rows = actor_rows(&*source, actor.as_bytes(), kept.sorted).map_err(|e| broken(&e))?;
     let footing = format!(
         "from {}; the snapshot {} has its length still and was not verified again",
         path.display(),
-        record.inputs.display()
+        inputs.display()
     );
-    Ok((explain(actor, rows.as_ref(), &policy, &record.kept), footing))
+    Ok((explain(actor, rows.as_ref(), &policy, kept), footing))
 }
 
-fn offline_from(actor: &str, inputs: &Path, policy: &Path, json: bool) -> Result<(Why, String), Failure> {
-    let computed = offline::compute(inputs, policy, json)?;
+/// From an epoch that has just been computed.
+fn explained(actor: &str, computed: &Computed) -> Result<Why, Failure> {
     let kept = Kept::of(&computed.outcome, &computed.names);
     let rows = actor_rows(&*computed.source, actor.as_bytes(), kept.sorted).map_err(|e| broken(&e))?;
-    let footing = format!("recomputed: commitment {}", computed.outcome.commitment);
-    Ok((explain(actor, rows.as_ref(), &computed.policy, &kept), footing))
+    Ok(explain(actor, rows.as_ref(), &computed.policy, &kept))
 }
 
 fn broken(e: &dyn std::fmt::Display) -> Failure {

@@ -165,6 +165,11 @@ fn why_says_what_it_misses() {
     desk.words("why ada").ends(2).says("from where?");
     desk.words("why ada --run none").ends(2).says("none/run.json cannot be read");
     desk.ronctl(&["why", "a\nb", "--run", "run"]).ends(2).says("holds a control character");
+    std::fs::rename(desk.path().join("epoch.arrows"), desk.path().join("moved.arrows")).unwrap();
+    desk.words("why ada --run run").ends(2).says("say with --inputs where it is now");
+    desk.words("why ada --run run --inputs moved.arrows").ends(0).says("ada gets");
+    desk.words("why ada --run run --inputs moved.arrows --policy policy.json").ends(2);
+    desk.words("why ada --inputs moved.arrows").ends(2).says("from where?");
     desk.write("epoch.arrows", "short");
     desk.words("why ada --run run").ends(2).says("is not the one of this run");
 }

@@ -65,6 +65,10 @@ fn an_epoch_goes_in_and_comes_out_once() {
     }
     assert_eq!(submit("policy.json", "--json").ends(0).json()["ledger"]["result"], "dup");
     submit("policy.json", "--out out").ends(0).says("ada ");
+    // What the service has computed is explained as what was computed here.
+    let stored = desk.words("why dora --run run --json").ends(0).json();
+    assert_eq!(desk.words("why dora --run out --json").ends(0).json(), stored);
+    desk.words("why dora --run out").ends(0).says("recomputed, and it comes to out/manifest.json");
 
     desk.write("other.json", common::POLICY.replace("6000", "5000").replace("rev42", "rev43"));
     assert_eq!(submit("other.json", "--json").ends(4).json()["reason"], "epoch_conflict");
