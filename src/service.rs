@@ -18,6 +18,7 @@ use rewarder_admit::check::Pass;
 use rewarder_admit::limiter::COST_BYTES;
 use rewarder_admit::single_flight::Follow;
 use rewarder_admit::{Checker, Departures, Inflight, Inside, Limiter, Limits, SingleFlight, Standing, Wish};
+use rewarder_emit::ledger::LEDGER_FILE;
 use rewarder_emit::metrics::LEDGER_INTENTS_TOTAL;
 use rewarder_emit::{
     AttestKey, Audit, BreakerConfig, DbError, Delivered, Deliverer, DeliveryConfig, EmbeddedLedger,
@@ -122,6 +123,21 @@ fn state_dir(settings: &Settings) -> Option<&Path> {
     (!settings.amnesia_mode).then_some(settings.state_dir.as_path())
 }
 
+/// Says that an embedded ledger is gone of which there are traces. It may also be the first one here, after another kind of
+/// ledger; so it is no reason not to start.
+fn tell_of_a_lost_ledger(dir: &Path) {
+    // An empty file is none: redb begins anew in it.
+    let is_gone = std::fs::metadata(dir.join(LEDGER_FILE)).map_or(true, |file| file.len() == 0);
+    let claims = std::fs::read_dir(dir.join("store/claims"));
+    if is_gone && claims.is_ok_and(|mut claims| claims.next().is_some()) {
+        tracing::error!(
+            dir = %dir.display(),
+            "the store holds runs that were handed to delivery, and there is no embedded ledger: what it knew to be paid may be \
+             paid again. Unless another ledger was used until now, stop and restore {LEDGER_FILE}"
+        );
+    }
+}
+
 /// Opens the ledger that the settings name.
 ///
 /// # Errors
@@ -133,6 +149,7 @@ pub async fn ledger(
 ) -> Result<Arc<dyn Ledger>, StartError> {
     Ok(match url {
         LedgerUrl::Embedded => {
+            state_dir.inspect(|dir| tell_of_a_lost_ledger(dir));
             let what = "the embedded ledger cannot be opened";
             Arc::new(EmbeddedLedger::open(state_dir, &**clock).await.map_err(|e| match (&e, state_dir) {
                 (DbError::Failed { .. }, Some(dir)) => unusable(dir, what)(&e),

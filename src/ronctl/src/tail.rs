@@ -146,8 +146,10 @@ fn words(event: &Value) -> String {
     let mut text = format!("{when} {} {}", word("topic"), word("event"));
     for (name, value) in event.as_object().into_iter().flatten() {
         if !["unix_ms", "topic", "event"].contains(&name.as_str()) {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            text.push_str(&format!(" {}={}", name.escape_debug(), value.escape_debug()));
+            // What is no text is JSON, in which nothing moves the cursor but is escaped already.
+            let value =
+                value.as_str().map_or_else(|| value.to_string(), |text| text.escape_debug().to_string());
+            text.push_str(&format!(" {}={value}", name.escape_debug()));
         }
     }
     text
@@ -160,8 +162,11 @@ mod tests {
 
     #[test]
     fn an_event_is_a_line() {
-        let event = json!({ "unix_ms": 1_795_475_645_120u64, "topic": "kernel", "event": "Health", "ready": true, "missing": [] });
-        assert_eq!(words(&event), "2026-11-23T23:14:05.12Z kernel Health missing=[] ready=true");
+        let event = json!({ "unix_ms": 1_795_475_645_120u64, "topic": "kernel", "event": "Health", "ready": true, "missing": ["a\u{1b}"], "why": "b\u{1b}" });
+        assert_eq!(
+            words(&event),
+            r#"2026-11-23T23:14:05.12Z kernel Health missing=["a\u001b"] ready=true why=b\u{1b}"#
+        );
         assert!(!told(": listening", false) && !told("event: kernel", false) && !told("", false));
     }
 }
