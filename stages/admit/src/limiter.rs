@@ -10,7 +10,7 @@
 //!
 //! **Cost.** A request takes one token at the door. What it turns out to move is charged when it is known, a token for each
 //! whole [`COST_BYTES`]: bytes of a snapshot as they arrive, and again when they are decoded, which a run that is in the
-//! store already is not. Such a charge is never refused, the work being done; it puts the bucket into debt, at most
+//! store already is not; and when a question about one actor has to read them. Such a charge is never refused, the work being done; it puts the bucket into debt, at most
 //! [`DEBT_MAX`], and the next requests of that tenant wait. So an epoch of 1 GiB costs 257 tokens to store and 257 to compute
 //! instead of one each, and with 100 a second its tenant sends the next request 1.6 s later.
 //!

@@ -21,7 +21,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// Names of a dictionary in any order that are read at once, each of 256 bytes at most.
 const CHUNK_NAMES: u64 = (CHUNK_BYTES / ACTOR_BYTES_MAX) as u64;
 /// Bytes of messages' heads that are read at once: a snapshot may have a batch for each row.
-const HEADS_BYTES: usize = 16 * 1024;
+const HEADS_BYTES: usize = 4 * 1024;
 /// Rows that are read at once where an actor has one among so many.
 const NEAR_ROWS: u64 = 4096;
 /// Most rows of an actor that count as few.

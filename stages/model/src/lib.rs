@@ -2,7 +2,8 @@
 //!
 //! The law: a value of one of these types is *valid*. Constructors check, fields are private where a wrong value could be
 //! made, so that a `Cid` is a CID, an `Amount` is below 10^38 and a `Policy` has passed every rule of the contract.
-//! There is no I/O here and no clock; [`world`] only names what the outside has to pass in.
+//! No noun does I/O or reads a clock. [`world`] names what the outside has to pass in, and has the real disk beside its port;
+//! [`memory`] asks the system for pages and keeps them.
 //!
 //! A type enters this crate when two floors use it, not before.
 
