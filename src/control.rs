@@ -7,8 +7,8 @@
 //! It speaks HTTP/1.1 so that `curl --unix-socket` works: `POST /` with an [`Act`], JSON back. Under amnesia there is none: a
 //! file would be written, and an abstract socket would be open to every user of the machine; a restart clears everything there.
 
+use crate::opened::{self, StartError};
 use crate::refusal::Refusal;
-use crate::service::{self, StartError};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -270,8 +270,8 @@ async fn read(request: Request<Incoming>) -> Result<Act, NotDone> {
 pub async fn offline(settings: &crate::config::Settings) -> Result<(Arc<Deliverer>, Store), StartError> {
     let clock: Arc<dyn rewarder_model::world::Clock> = Arc::new(crate::world::SystemClock::start());
     let entropy: Arc<dyn rewarder_model::world::Entropy> = Arc::new(crate::world::SystemEntropy);
-    let deliverer = service::deliverer_with(settings, &clock, &entropy, Arc::new(Nobody)).await?;
-    let store = service::store(settings)?;
+    let deliverer = opened::deliverer_with(settings, &clock, &entropy, Arc::new(Nobody)).await?;
+    let store = opened::store(settings)?;
     Ok((deliverer, store))
 }
 

@@ -4,9 +4,9 @@
 //! Bounded in bytes; who asked last stays longest. What is larger by itself than the bound is read each time. Reading takes as long as
 //! a snapshot is large, so that few do it at once ([`Readers`]) and none of those who wait holds a thread.
 
-use crate::pipeline::SharedSource;
 use crate::proof::Tree;
 use crate::refusal::Refusal;
+use crate::source::SharedSource;
 use crate::why;
 use bytes::Bytes;
 use rewarder_decode::Lookup;
@@ -197,6 +197,25 @@ mod tests {
         runs.keep(&tenant, &0, Arc::new(Small));
         let kept: Vec<u8> = lock(&runs.kept).iter().map(|((_, name), _)| *name).collect();
         assert_eq!(kept, [7, 8, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_turn_belongs_to_the_work_and_not_to_who_waits_for_it() {
+        let readers = Readers::default();
+        let mut turns = Vec::new();
+        for _ in 0..READERS_MAX {
+            turns.push(readers.turn().await);
+        }
+        let waits = tokio::spawn({
+            let readers = readers.clone();
+            async move { readers.turn().await.is_some() }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        // Handed over to a thread, it lasts as long as that works.
+        let work = turns.pop();
+        std::thread::spawn(move || drop(work)).join().unwrap();
+        assert!(waits.await.unwrap());
     }
 
     #[test]

@@ -7,8 +7,9 @@ use svc_rewarder::config::{self, ConfigArgs};
 use svc_rewarder::descriptors;
 use svc_rewarder::dumps;
 use svc_rewarder::edge::{self, Bound};
+use svc_rewarder::opened::StartError;
 use svc_rewarder::run::{self, RunArgs};
-use svc_rewarder::service::{Service, StartError};
+use svc_rewarder::service::Service;
 use svc_rewarder::supervisor::Supervisor;
 use svc_rewarder::telemetry;
 

@@ -5,10 +5,12 @@
 
 use crate::config::{self, ConfigArgs, Settings};
 use crate::edge::Problem;
-use crate::pipeline::{self, Answer, Done, Engine, Inputs, Request, SharedSource, Submitted, part};
+use crate::opened;
+use crate::out::Out;
+use crate::pipeline::{self, Answer, Done, Engine, Inputs, Request, Submitted};
 use crate::refusal::Refusal;
-use crate::service;
-use crate::why::{Kept, decimal, grouped};
+use crate::source::SharedSource;
+use crate::why::{decimal, grouped};
 use crate::world::{SystemClock, SystemEntropy};
 use crate::{bus::Bus, telemetry};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,10 +18,9 @@ use rewarder_decode::{Dictionary, FileSource, Progress};
 use rewarder_emit::{AttestKey, LedgerUrl};
 use rewarder_flow::{Envelope, Pool, ticket};
 use rewarder_model::world::{Clock, Entropy};
-use rewarder_model::{LedgerResult, Manifest, Reason};
+use rewarder_model::{LedgerResult, Reason};
 use rewarder_reward::Outcome;
 use rewarder_reward::rounding::Rule;
-use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt::Write as _;
@@ -30,14 +31,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// What is left in `--out` beside the contract's three files: enough to answer `ronctl why`.
-pub const RECORD: &str = "run.json";
 /// Recipients named in the summary.
 const NAMED: usize = 10;
 /// Actors looked through before it is asked again how much the last of them gets.
 const RANKS_TOGETHER: usize = 16 * 1024;
-/// Bytes that are written to a file together: the more, the larger the pieces in which the system keeps them.
-const WRITTEN_TOGETHER: usize = 1 << 20;
 /// How often the progress bar moves.
 const TICK: Duration = Duration::from_millis(80);
 /// Floors measured by `--profile-stages`.
@@ -101,20 +98,6 @@ pub struct RunArgs {
     /// Settings.
     #[command(flatten)]
     pub config: ConfigArgs,
-}
-
-/// `run.json`: what became of a run, and what is needed to explain it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Record {
-    /// The snapshot's path as it was given, made absolute.
-    pub inputs: PathBuf,
-    /// Bytes of the snapshot, to notice another file under its name.
-    pub inputs_bytes: u64,
-    /// The policy's text.
-    pub policy: String,
-    /// From what every payout follows, if it was computed here.
-    #[serde(flatten)]
-    pub kept: Option<Kept>,
 }
 
 /// Runs the command; the exit code says how it ended.
@@ -235,14 +218,14 @@ async fn compute(
     };
     let (mut deliverer, mut key) = (None, None);
     if !args.dry_run {
-        deliverer = Some(service::deliverer(settings, &clock, &entropy).await.map_err(|e| fault(&e))?);
+        deliverer = Some(opened::deliverer(settings, &clock, &entropy).await.map_err(|e| fault(&e))?);
         let dir = (!settings.amnesia_mode).then_some(settings.state_dir.as_path());
         key = Some(AttestKey::open(dir, &*entropy, settings.require_pq_on).map_err(|e| fault(&e))?);
     }
     let engine = Engine {
         pool,
         store: None,
-        out: Some(pipeline::Out {
+        out: Some(Out {
             dir: args.out.clone(),
             inputs: args.inputs.clone(),
             // Written beside a result, which without a policy there is none.
@@ -501,55 +484,6 @@ fn profile(done: &Done, floor: Duration, bytes: u64) -> String {
         bytes >> 20
     );
     text
-}
-
-/// What of a result speaks of one run, whatever stands beside it; the manifest last, since the others are told apart by it.
-const OF_ONE_RUN: [&str; 4] = [RECORD, part::ATTESTATION, part::DELIVERY, part::MANIFEST];
-
-/// Takes away what another run than that of this manifest has left in a directory, so that no reader finds one run's delivery
-/// beside another's table. Where no manifest of ours stands, nothing is ours to take. What went, but the manifest.
-///
-/// # Errors
-/// The file system's.
-pub fn clear_another(dir: &Path, manifest: &[u8]) -> std::io::Result<Vec<&'static str>> {
-    let there = std::fs::read(dir.join(part::MANIFEST)).unwrap_or_default();
-    if there == manifest || serde_json::from_slice::<Manifest>(&there).is_err() {
-        return Ok(Vec::new());
-    }
-    let mut removed = Vec::new();
-    for name in OF_ONE_RUN {
-        match std::fs::remove_file(dir.join(name)) {
-            Ok(()) => removed.push(name),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-    }
-    removed.retain(|name| *name != part::MANIFEST);
-    Ok(removed)
-}
-
-/// Writes a file under a temporary name and renames it, so that no half of it is ever seen under its own.
-///
-/// # Errors
-/// The file system's.
-pub fn write_file(
-    dir: &Path,
-    name: &str,
-    write: impl FnOnce(&mut (dyn std::io::Write + Send)) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let temporary = dir.join(format!(".{name}.{}", std::process::id()));
-    let result = (|| {
-        let mut file =
-            std::io::BufWriter::with_capacity(WRITTEN_TOGETHER, std::fs::File::create(&temporary)?);
-        write(&mut file)?;
-        file.flush()?;
-        drop(file);
-        std::fs::rename(&temporary, dir.join(name))
-    })();
-    if result.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    result
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Who verifies capabilities, by `cap_verifier_url`: the keys of the key file, or another service.
 
 use crate::config::{ConfigError, Settings};
-use crate::service::StartError;
+use crate::opened::StartError;
 use crate::world::Runtime;
 use rewarder_admit::upstream::{Around, HttpUpstream};
 use rewarder_admit::{Keyring, LocalVerifier, UpstreamVerifier, Verifier, VerifierUrl};

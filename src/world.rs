@@ -1,5 +1,6 @@
 //! The real world: the system's clock, tokio's timer, the operating system's random bits.
 
+use crate::refusal::{Refusal, internal};
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -55,4 +56,11 @@ impl Spawn for Runtime {
         let task = tokio::task::spawn_blocking(work);
         Box::pin(async move { task.await.is_ok() })
     }
+}
+
+/// Runs what blocks on a thread that may block.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| internal(&e))?
 }

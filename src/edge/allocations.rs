@@ -3,12 +3,14 @@
 use super::epochs::{no_run, small_part, stored_run, with_etag};
 use super::{Body, Context, Result, bytes_response, decoded, json};
 use crate::explained::{Explained, ROWS_BYTES_MAX};
-use crate::pipeline::{blocking, part, stored_source};
+use crate::out::part;
 use crate::proof::{self, Proof, Tree};
 use crate::refusal::Refusal;
 use crate::service::Service;
+use crate::source::stored_source;
 use crate::table::{Converted, Form};
 use crate::why::{self, Kept, Why};
+use crate::world::blocking;
 use bytes::Bytes;
 use futures::stream;
 use http::header::{

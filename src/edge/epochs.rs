@@ -3,9 +3,10 @@
 use super::{Body, Context, Result, Upload, bytes_response, decoded, json};
 use crate::explained::Settled;
 use crate::jobs::JobState;
-use crate::pipeline::{blocking, part};
+use crate::out::part;
 use crate::refusal::Refusal;
 use crate::service::Service;
+use crate::world::blocking;
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use rewarder_admit::Scope;

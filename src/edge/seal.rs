@@ -6,8 +6,8 @@
 use super::body::next_chunk;
 use super::pace::Pace;
 use super::{Body, Context, Result, json};
-use crate::pipeline::blocking;
 use crate::refusal::Refusal;
+use crate::world::blocking;
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use rewarder_admit::limiter::COST_BYTES;

@@ -12,7 +12,7 @@
 //! was checked hours ago, by issuers that a reload may have replaced since.
 
 use crate::config::Settings;
-use crate::service::StartError;
+use crate::opened::StartError;
 use arc_swap::ArcSwap;
 use rewarder_admit::ClientCert;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};

@@ -12,7 +12,7 @@ use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use svc_rewarder::pipeline::part;
+use svc_rewarder::out::part;
 use svc_rewarder::run::exit;
 use svc_rewarder::why::grouped;
 

@@ -9,8 +9,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use svc_rewarder::pipeline::SharedSource;
 use svc_rewarder::refusal::Refusal;
+use svc_rewarder::source::SharedSource;
 use svc_rewarder::{epoch, run};
 
 /// Largest policy that is read: `REQ_BODY_MAX_BYTES` by default, beyond which the service takes none.

@@ -13,8 +13,8 @@ use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use svc_rewarder::pipeline::part;
-use svc_rewarder::run::{RECORD, Record, clear_another, write_file};
+use svc_rewarder::out::part;
+use svc_rewarder::out::{RECORD, Record, clear_another, write_file};
 
 /// Recipients named in the summary.
 const NAMED: usize = 10;

@@ -11,10 +11,11 @@ use rewarder_decode::actor_rows;
 use rewarder_model::{Cid, EpochId, Reason, name};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use svc_rewarder::pipeline::part;
+use svc_rewarder::out::part;
+use svc_rewarder::out::{RECORD, Record};
 use svc_rewarder::proof::Proof;
 use svc_rewarder::refusal::Refusal;
-use svc_rewarder::run::{self, RECORD, Record, exit};
+use svc_rewarder::run::{self, exit};
 use svc_rewarder::why::{Kept, Why, explain};
 
 /// Largest `run.json`: a policy of a megabyte, escaped, and a hundred rounds.

@@ -7,22 +7,21 @@
 //! not a decision comes in from outside (`Surroundings`), the runtime too: a simulator runs this very code.
 
 use super::machine::{Action, Delivery, Event, Outcome, step};
+use super::record::Delivered;
 use crate::audit::millis;
 use crate::breaker::{Breaker, BreakerConfig, Change, Mode, Signal};
 use crate::budget::Budget;
 use crate::config::{DeliveryConfig, ReemitConfig};
 use crate::error::EmitError;
 use crate::health::Estimate;
-use crate::latch::{Latch, LatchError};
-use crate::ledger::{Ledger, LedgerError, Record, Verdict};
+use crate::latch::Latch;
+use crate::ledger::{Ledger, LedgerError, Verdict};
 use crate::metrics::Meters;
 use crate::plant;
 use crate::spool::{Entry, Hold, Spool, State};
-use crate::turns::{Turn, Turns};
+use crate::turns::Turns;
 use rewarder_model::world::{BoxFuture, Clock, Entropy, Spawn};
-use rewarder_model::{Cid, Intent, LedgerResult};
-use schemars::JsonSchema;
-use serde::Serialize;
+use rewarder_model::{Cid, Intent};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -117,111 +116,6 @@ impl Drop for Flight {
     }
 }
 
-/// What became of an emission: the delivery record is [`Delivered::to_json`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivered {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Submissions of the intent so far, as far as the spool knows; a question about it is none.
-    pub attempts: u64,
-    /// When it was first emitted.
-    pub first_unix_ms: u64,
-    /// When the last emission ended.
-    pub last_unix_ms: u64,
-    /// Whether it is held in memory only.
-    pub volatile: bool,
-}
-
-/// What became of a run, as of its last emission.
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Delivery")]
-struct DeliveryRecord<'a> {
-    #[schemars(extend("const" = "rewarder.delivery.v1"))]
-    schema: &'static str,
-    run_key: &'a Cid,
-    commitment: &'a Cid,
-    /// `dropped` by an operator; the others by the ledger or for want of it.
-    #[schemars(extend("enum" = ["accepted", "dup", "conflict", "foreign_dup", "refused", "held", "dropped"]))]
-    result: &'static str,
-    /// What the ledger has instead.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stored: Option<Record>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
-    quarantine: bool,
-    volatile: bool,
-    attempts: u64,
-    first_unix_ms: u64,
-    last_unix_ms: u64,
-}
-
-impl Delivered {
-    /// The schema of the delivery record.
-    pub fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        generator.subschema_for::<DeliveryRecord<'static>>()
-    }
-
-    /// The delivery record of a run whose entry an operator has dropped.
-    pub(crate) fn dropped(entry: &Entry) -> Vec<u8> {
-        let record = DeliveryRecord {
-            schema: "rewarder.delivery.v1",
-            run_key: &entry.intent.run_key,
-            commitment: &entry.intent.commitment,
-            result: "dropped",
-            stored: None,
-            detail: None,
-            quarantine: false,
-            volatile: false,
-            attempts: entry.attempts,
-            first_unix_ms: entry.first_unix_ms,
-            last_unix_ms: entry.last_unix_ms,
-        };
-        serde_json::to_vec(&record).unwrap_or_default()
-    }
-
-    /// The word of the compute answer.
-    pub const fn ledger_result(&self) -> LedgerResult {
-        match self.outcome {
-            Outcome::Accepted => LedgerResult::Accepted,
-            Outcome::Dup => LedgerResult::Dup,
-            _ => LedgerResult::None,
-        }
-    }
-
-    /// Whether the money has moved.
-    pub const fn is_settled(&self) -> bool {
-        matches!(self.outcome, Outcome::Accepted | Outcome::Dup)
-    }
-
-    /// The delivery record of a run (`rewarder.delivery.v1`).
-    pub fn to_json(&self, intent: &Intent) -> Vec<u8> {
-        let (result, stored, detail) = match &self.outcome {
-            Outcome::Accepted => ("accepted", None, None),
-            Outcome::Dup => ("dup", None, None),
-            Outcome::Conflict(record) => ("conflict", Some(*record), None),
-            Outcome::ForeignDup(record) => ("foreign_dup", Some(*record), None),
-            Outcome::Refused { detail } => ("refused", None, Some(detail.as_str())),
-            Outcome::Held { detail, .. } => ("held", None, Some(detail.as_str())),
-        };
-        let quarantine =
-            matches!(self.outcome, Outcome::Held { .. } | Outcome::Refused { .. } | Outcome::ForeignDup(_));
-        let record = DeliveryRecord {
-            schema: "rewarder.delivery.v1",
-            run_key: &intent.run_key,
-            commitment: &intent.commitment,
-            result,
-            stored,
-            detail,
-            quarantine,
-            volatile: quarantine && self.volatile,
-            attempts: self.attempts,
-            first_unix_ms: self.first_unix_ms,
-            last_unix_ms: self.last_unix_ms,
-        };
-        serde_json::to_vec(&record).unwrap_or_default()
-    }
-}
-
 /// What is around a deliverer.
 pub struct Surroundings {
     /// Where intents go.
@@ -294,7 +188,7 @@ impl Deliverer {
         }
     }
 
-    fn tell(&self, notice: Notice) {
+    pub(super) fn tell(&self, notice: Notice) {
         if let Some(listener) = self.listener.get() {
             listener(notice);
         }
@@ -606,7 +500,7 @@ impl Deliverer {
     }
 
     /// Tells the breaker.
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         let now = self.clock.monotonic();
         let Some(change) = lock(&self.breaker).step(signal, now) else { return };
         if change.to == Mode::Open {
@@ -627,136 +521,6 @@ impl Deliverer {
         self.meters.show(change.to);
         self.tell(Notice::Brownout(change));
         self.changed.notify_one();
-    }
-
-    /// Turns emission off; an invariant breach comes here too. In memory at once, then on disk.
-    pub async fn latch_off(&self, kind: &'static str, reason: String) {
-        tracing::error!(kind, reason, page = "EmissionLatched", "emission is latched off");
-        // Before the disk is waited for.
-        self.latch.set_in_memory(&reason, self.clock.unix());
-        self.tell(Notice::Latched { kind });
-        let (latch, unix) = (self.latch.clone(), self.clock.unix());
-        match self.blocking(move || latch.set(&reason, unix)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error @ LatchError::Audit(_))) => {
-                tracing::error!(%error, "the latch holds, also over a restart; the audit log does not tell of it");
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the latch holds in memory; a restart may forget it");
-            }
-            Err(error) => {
-                tracing::error!(%error, "the latch holds in memory; whether the disk has it is not known");
-            }
-        }
-    }
-
-    /// Turns emission on again, with the operator's reason. False if it was on.
-    ///
-    /// # Errors
-    /// Without a reason, or when it cannot be written down; emission stays off then.
-    pub async fn release_latch(&self, reason: String) -> Result<bool, EmitError> {
-        let (latch, unix) = (self.latch.clone(), self.clock.unix());
-        let released = self.blocking(move || latch.release(&reason, unix)).await??;
-        if released {
-            tracing::warn!("an operator released the emission latch");
-            self.tell(Notice::Released);
-        }
-        self.changed.notify_one();
-        Ok(released)
-    }
-
-    /// Writes an operator's act to the audit log, before it takes effect.
-    ///
-    /// # Errors
-    /// Without a reason, or the disk's; the act must not take effect then.
-    pub async fn audited(&self, act: &'static str, subject: String, reason: String) -> Result<(), EmitError> {
-        if reason.trim().is_empty() && !plant::is("acts_need_no_reason") {
-            return Err(EmitError::NoReason);
-        }
-        let (latch, unix) = (self.latch.clone(), self.clock.unix());
-        self.blocking(move || latch.audit().append(act, &subject, &reason, unix))
-            .await?
-            .map_err(EmitError::Audit)
-    }
-
-    /// An operator begins or ends a drill of a brownout.
-    ///
-    /// # Errors
-    /// As [`audited`](Self::audited).
-    pub async fn drill(&self, begin: bool, reason: String) -> Result<(), EmitError> {
-        let act = if begin { "brownout_start" } else { "brownout_stop" };
-        self.audited(act, "emission".into(), reason).await?;
-        self.signal(if begin { Signal::DrillBegins } else { Signal::DrillEnds });
-        Ok(())
-    }
-
-    /// The entry at a place, for an operator who acts on it: nobody else does while what comes with it is held. `None` if
-    /// there is none.
-    ///
-    /// # Errors
-    /// [`EmitError::OnItsWay`].
-    pub(crate) async fn alone(
-        self: &Arc<Self>,
-        seq: u64,
-    ) -> Result<Option<(Entry, Flight, Turn)>, EmitError> {
-        let Some(entry) = self.spool.show(seq) else { return Ok(None) };
-        let turn = self.turns.take(&entry.intent.run_key).await;
-        let flight = self.take_off(entry.intent.run_key).map_err(|_| EmitError::OnItsWay)?;
-        // Only now it stays as it is.
-        Ok(self.spool.show(seq).map(|entry| (entry, flight, turn)))
-    }
-
-    /// An operator hands an entry that waits for a person back to be sent again: the ledger is asked first.
-    /// `None` if there is no such entry.
-    ///
-    /// # Errors
-    /// As [`audited`](Self::audited), and when the entry does not wait for a person or is on its way right now.
-    pub async fn release_entry(
-        self: &Arc<Self>,
-        seq: u64,
-        reason: String,
-    ) -> Result<Option<Entry>, EmitError> {
-        let Some((entry, flight, _turn)) = self.alone(seq).await? else { return Ok(None) };
-        if entry.dropped {
-            return Err(EmitError::Dropped);
-        }
-        if entry.state != State::Operator {
-            return Err(EmitError::NotWaiting);
-        }
-        self.audited("release", entry.intent.run_key.to_string(), reason).await?;
-        let hold = Hold {
-            state: State::Pending,
-            unknown: !plant::is("release_forgets_to_ask"),
-            cause: "released by an operator".into(),
-            attempts: entry.attempts,
-            last_unix_ms: millis(self.clock.unix()),
-            settled_by: None,
-        };
-        let entry = self.spool.update(seq, &hold).await;
-        drop(flight);
-        self.changed.notify_one();
-        Ok(entry)
-    }
-
-    /// An operator gives an entry up, and whoever calls this is [`alone`](Self::alone) with it: from then on it is not sent.
-    ///
-    /// # Errors
-    /// As [`audited`](Self::audited), and the disk's; the entry stays as it was then.
-    pub(crate) async fn give_up(&self, entry: &Entry, reason: String) -> Result<(), EmitError> {
-        if !plant::is("drop_forgets_the_audit") {
-            self.audited("drop", entry.intent.run_key.to_string(), reason).await?;
-        }
-        Ok(self.spool.give_up(entry.seq).await?)
-    }
-
-    /// Takes out what was given up.
-    ///
-    /// # Errors
-    /// The disk's; the entry stays.
-    pub(crate) async fn forget(&self, seq: u64) -> Result<(), EmitError> {
-        self.spool.remove(seq).await?;
-        self.show_depth();
-        Ok(())
     }
 
     /// Asks whether the ledger is there; counts toward its health.

@@ -1,266 +1,31 @@
-//! The whole topology on one screen: four stages, what flows between them, and what each may touch.
-//!
-//! ```text
-//!          Submitted        Admitted          Scored            Sealed
-//!  door ──────────► admit ──────────► decode ──────────► reward ──────────► emit ──► Done | Refusal
-//!                   store             sealed bytes       kernel, check      claim, ledger,
-//!                   lookups           rayon              seal; rayon        quarantine
-//! ```
-//!
-//! A run that the store knows already skips the two stages in the middle (`Found::Stored`) but not delivery: a dry run, or
-//! a crash between compute and emit, leaves a result without a settlement.
+//! What the four stages do. Each takes what the one before it made, or passes on what the store had.
 
-use crate::bus::{Bus, Event};
-use crate::config::Stages;
+use super::done::millis;
+use super::{Admitted, Answer, Carried, Done, Found, Inputs, Request, Sealed, Submitted, Timings};
+use crate::bus::Bus;
 use crate::epoch::{self, ScoredEpoch};
-use crate::refusal::Refusal;
-use crate::run::{RECORD, Record, clear_another, write_file};
+use crate::out::{Out, part};
+use crate::refusal::{Refusal, internal};
+use crate::source::stored_source;
 use crate::table;
 use crate::telemetry::INVARIANT_FAIL_TOTAL;
 use crate::why::Kept;
-use bytes::Bytes;
+use crate::world::blocking;
 use rewarder_admit::check::Pass;
-use rewarder_decode::{Dictionary, Progress, Source};
+use rewarder_decode::{Dictionary, Source};
 use rewarder_emit::metrics::LEDGER_INTENTS_TOTAL;
 use rewarder_emit::{AttestKey, Deliverer, Handover, HandoverError, Outcome as Emitted, is_settled};
-use rewarder_flow::{Door, Lane, Pipeline, Pool, Step};
+use rewarder_flow::{Lane, Pool};
 use rewarder_model::world::Clock;
 use rewarder_model::{
     Attestation, Cid, EpochId, Intent, LedgerResult, Manifest, Policy, PolicyId, Reason, Runs,
     SnapshotHeader, Status, TenantId, run_key,
 };
 use rewarder_reward::Outcome;
-use rewarder_store::{Kind, MANIFEST, Object, Part, Store, StoreError};
-use schemars::JsonSchema;
-use serde::Serialize;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use rewarder_store::{Kind, MANIFEST, Part, Store};
+use std::io::Write;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-/// Parts of a stored run beside its manifest.
-pub mod part {
-    pub use rewarder_store::{DELIVERY, MANIFEST};
-
-    /// The attestation, JSON.
-    pub const ATTESTATION: &str = "attestation.json";
-    /// The canonical text.
-    pub const TEXT: &str = "allocations.tsv";
-    /// Allocations for people.
-    pub const ARROW: &str = "allocations.arrow";
-    /// The derivation and where to look for rows, JSON.
-    pub const DERIVATION: &str = "derivation.json";
-}
-
-/// Every job is answered with one of these.
-pub type Answer = Result<Arc<Done>, Refusal>;
-/// Where jobs come in.
-pub type Entry = Door<Submitted, Answer>;
-
-/// A source that several stages may hold.
-pub type SharedSource = Arc<dyn Source + Send + Sync>;
-
-/// What a job is about.
-#[derive(Clone)]
-pub struct Request {
-    /// For logs and events.
-    pub corr_id: String,
-    /// Compute, but do not emit.
-    pub dry_run: bool,
-    /// How far decode has come.
-    pub progress: Arc<Progress>,
-}
-
-/// Where the inputs are.
-pub enum Inputs {
-    /// In the sealed store, under names that a tenant gave.
-    Stored {
-        /// On whose behalf.
-        pass: Box<Pass>,
-        /// Which epoch the path names.
-        epoch: EpochId,
-        /// Which snapshot.
-        inputs_cid: Cid,
-        /// Which policy, by name and by hash.
-        policy_id: PolicyId,
-        /// The hash.
-        policy_hash: Cid,
-    },
-    /// Here.
-    Given {
-        /// The snapshot.
-        snapshot: SharedSource,
-        /// The policy's bytes.
-        policy: Result<Vec<u8>, Refusal>,
-    },
-}
-
-/// A job at the door.
-pub struct Submitted {
-    /// What it is about.
-    pub request: Request,
-    /// What to compute.
-    pub inputs: Inputs,
-}
-
-/// Whether what a snapshot says of itself is what the job is about.
-type Admits = Box<dyn Fn(&SnapshotHeader) -> Result<(), Refusal> + Send + Sync>;
-
-/// A job whose inputs are open.
-pub struct Admitted {
-    snapshot: SharedSource,
-    policy: Result<Policy, Refusal>,
-    expected: Option<Cid>,
-    admits: Admits,
-}
-
-/// What a stage makes, or what the store had.
-pub enum Found<T> {
-    /// Still to be computed.
-    Fresh(T),
-    /// Computed before.
-    Stored(Box<Sealed>),
-}
-
-/// A computed, checked, signed and stored run.
-pub struct Sealed {
-    manifest: Manifest,
-    manifest_bytes: Vec<u8>,
-    commitment: Cid,
-    attestation: Option<Attestation>,
-    computed: Option<(Outcome, Dictionary)>,
-    /// A delivery that was recorded before.
-    settled: bool,
-}
-
-/// A finished job.
-#[derive(Debug)]
-pub struct Done {
-    /// What is committed to.
-    pub manifest: Manifest,
-    /// Its canonical bytes.
-    pub manifest_bytes: Vec<u8>,
-    /// CID of those.
-    pub commitment: Cid,
-    /// Signatures over it.
-    pub attestation: Option<Attestation>,
-    /// What the ledger said.
-    pub ledger: LedgerResult,
-    /// Held for re-emission.
-    pub quarantine: bool,
-    /// Held in memory only.
-    pub volatile: bool,
-    /// Where the time went.
-    pub timings: Timings,
-    /// The result itself, for a caller that keeps no store.
-    pub computed: Option<(Outcome, Dictionary)>,
-    /// The answer's bytes, made when the first caller is answered: a run that is told again is told in the same bytes.
-    pub json: OnceLock<Bytes>,
-}
-
-/// Milliseconds by stage.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
-pub struct Timings {
-    /// Verify, decode, score.
-    pub decode: f64,
-    /// Allocate, check, seal, store.
-    pub reward: f64,
-    /// Claim and deliver.
-    pub emit: f64,
-    /// All of it, waits included.
-    pub total: f64,
-}
-
-fn millis(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1e3
-}
-
-/// The answer of contract §6, for HTTP and for `run --json`.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct AnswerBody<'a> {
-    epoch_id: &'a EpochId,
-    tenant: &'a TenantId,
-    run_key: &'a Cid,
-    commitment: &'a Cid,
-    status: Status,
-    totals: &'a rewarder_model::Totals,
-    ledger: LedgerAnswer,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    quarantine: bool,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    volatile: bool,
-    timings_ms: Timings,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-struct LedgerAnswer {
-    result: LedgerResult,
-}
-
-impl Done {
-    /// What is answered.
-    pub fn body(&self) -> AnswerBody<'_> {
-        AnswerBody {
-            epoch_id: &self.manifest.epoch_id,
-            tenant: &self.manifest.tenant,
-            run_key: &self.manifest.run_key,
-            commitment: &self.commitment,
-            status: self.manifest.status,
-            totals: &self.manifest.totals,
-            ledger: LedgerAnswer { result: self.ledger },
-            quarantine: self.quarantine,
-            volatile: self.volatile,
-            timings_ms: self.timings,
-        }
-    }
-
-    /// What is answered, as JSON.
-    pub fn json(&self) -> Bytes {
-        // Our own answers have string keys and no maps that could fail.
-        self.json.get_or_init(|| serde_json::to_vec(&self.body()).unwrap_or_default().into()).clone()
-    }
-
-    /// The same run, told again.
-    pub fn again(&self, ledger: LedgerResult) -> Self {
-        Self {
-            manifest: self.manifest.clone(),
-            manifest_bytes: self.manifest_bytes.clone(),
-            commitment: self.commitment,
-            attestation: self.attestation.clone(),
-            ledger,
-            quarantine: false,
-            volatile: false,
-            timings: Timings::default(),
-            computed: None,
-            json: OnceLock::new(),
-        }
-    }
-
-    /// Why it is unpayable, as the problem that a caller gets.
-    pub fn unpayable(&self) -> Option<Refusal> {
-        let reason = self.manifest.reason?.reason();
-        let totals = &self.manifest.totals;
-        let detail = match totals.demanded_minor_units {
-            Some(demanded) => format!(
-                "the price list demands {demanded} {asset} and the budget is {budget}; nothing is paid",
-                asset = totals.asset,
-                budget = totals.budget_minor_units
-            ),
-            None => "the total of the scores reaches 10^38 at the policy's scale; nothing is paid".to_owned(),
-        };
-        Some(Refusal::new(reason, detail))
-    }
-}
-
-/// Where a batch job leaves its result, and what it leaves there about its inputs.
-pub struct Out {
-    /// The directory.
-    pub dir: PathBuf,
-    /// The snapshot's path.
-    pub inputs: PathBuf,
-    /// The policy's bytes.
-    pub policy: Vec<u8>,
-}
 
 /// What the stages work with.
 pub struct Engine {
@@ -285,91 +50,6 @@ pub struct Engine {
 /// A tenant, and bytes.
 pub type Moved = Box<dyn Fn(&TenantId, u64) + Send + Sync>;
 
-/// What travels from stage to stage beside the stage's own data.
-type Carried<T> = (Request, Timings, T);
-
-/// Builds the pipeline.
-pub fn start(engine: &Arc<Engine>, stages: &Stages) -> (Entry, Pipeline<Answer>) {
-    let (bus, clock) = (engine.bus.clone(), engine.clock.clone());
-    let mut pipeline = Pipeline::new(engine.clock.clone(), move |stage, message| {
-        tracing::error!(stage, panic = message, "a handler panicked; its job failed");
-        bus.publish(clock.unix(), Event::ServiceCrashed { service: "svc-rewarder", stage });
-    });
-    let [admit, decode, reward, emit] = Stages::NAMES;
-    let it = engine.clone();
-    let to_emit =
-        pipeline.last(emit, stages.emit, move |(request, timings, sealed): Carried<Box<Sealed>>, context| {
-            let it = it.clone();
-            async move { Step::Done(it.emit(request, timings, *sealed, context.entered).await) }
-        });
-    let it = engine.clone();
-    let to_reward =
-        pipeline.stage(reward, stages.reward, to_emit, move |carried: Carried<Found<ScoredEpoch>>, _| {
-            let it = it.clone();
-            async move { step(it.reward(carried).await) }
-        });
-    let it = engine.clone();
-    let to_decode =
-        pipeline.stage(decode, stages.decode, to_reward, move |carried: Carried<Found<Admitted>>, _| {
-            let it = it.clone();
-            async move { step(it.decode(carried).await) }
-        });
-    let it = engine.clone();
-    let entry = pipeline.stage(admit, stages.admit, to_decode, move |submitted: Submitted, _| {
-        let it = it.clone();
-        async move { step(it.admit(submitted).await) }
-    });
-    (entry, pipeline)
-}
-
-fn step<T>(result: Result<T, Refusal>) -> Step<T, Answer> {
-    match result {
-        Ok(next) => Step::Next(next),
-        Err(refusal) => Step::Done(Err(refusal)),
-    }
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        let reason = error.reason();
-        if reason == Reason::Internal {
-            tracing::error!(%error, "the store failed");
-            return Refusal::new(reason, "the store failed; the service's log says how");
-        }
-        Refusal::new(reason, error.to_string())
-    }
-}
-
-fn internal(error: &dyn std::fmt::Display) -> Refusal {
-    tracing::error!(%error, "a job failed");
-    Refusal::new(Reason::Internal, "the service failed on this job; its log says how")
-}
-
-/// Runs what blocks on a thread that may block.
-pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| internal(&e))?
-}
-
-/// A stored object as a source for decode.
-struct StoredSource(Object);
-
-impl Source for StoredSource {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(offset, buffer)
-    }
-}
-
-/// A stored snapshot, to be decoded or looked at.
-pub fn stored_source(object: Object) -> SharedSource {
-    Arc::new(StoredSource(object))
-}
-
 fn parse_policy(bytes: &[u8]) -> Result<Policy, Refusal> {
     Policy::parse(bytes).map_err(|e| Refusal::new(Reason::PolicyInvalid, e.to_string()))
 }
@@ -382,7 +62,10 @@ const SMALL_PART_BYTES: u64 = 256 * 1024;
 
 impl Engine {
     /// Opens a job's inputs, or the run that they gave before.
-    async fn admit(self: &Arc<Self>, submitted: Submitted) -> Result<Carried<Found<Admitted>>, Refusal> {
+    pub(super) async fn admit(
+        self: &Arc<Self>,
+        submitted: Submitted,
+    ) -> Result<Carried<Found<Admitted>>, Refusal> {
         let Submitted { request, inputs } = submitted;
         let found = match inputs {
             Inputs::Given { snapshot, policy } => Found::Fresh(Admitted {
@@ -491,7 +174,7 @@ impl Engine {
     }
 
     /// Verifies, decodes and scores.
-    async fn decode(
+    pub(super) async fn decode(
         self: &Arc<Self>,
         carried: Carried<Found<Admitted>>,
     ) -> Result<Carried<Found<ScoredEpoch>>, Refusal> {
@@ -538,7 +221,7 @@ impl Engine {
     }
 
     /// Allocates, checks, seals, signs and stores.
-    async fn reward(
+    pub(super) async fn reward(
         self: &Arc<Self>,
         carried: Carried<Found<ScoredEpoch>>,
     ) -> Result<Carried<Box<Sealed>>, Refusal> {
@@ -603,7 +286,7 @@ impl Engine {
             )?;
         }
         if let Some(out) = &self.out {
-            self.leave(lane, out, &outcome, &names, policy).map_err(|e| {
+            out.write(lane, &outcome, &names, policy).map_err(|e| {
                 Refusal::new(Reason::Internal, format!("{} cannot be written: {e}", out.dir.display()))
             })?;
         }
@@ -615,43 +298,6 @@ impl Engine {
             computed: self.store.is_none().then_some((outcome, names)),
             settled: false,
         })
-    }
-
-    /// Writes a batch job's files.
-    fn leave(
-        &self,
-        lane: &Lane,
-        out: &Out,
-        outcome: &Outcome,
-        names: &Dictionary,
-        policy: &Policy,
-    ) -> io::Result<()> {
-        std::fs::create_dir_all(&out.dir)?;
-        let inputs = std::fs::canonicalize(&out.inputs)?;
-        let record = Record {
-            inputs_bytes: std::fs::metadata(&inputs)?.len(),
-            inputs,
-            policy: String::from_utf8_lossy(&out.policy).into_owned(),
-            kept: Some(Kept::of(outcome, names)),
-        };
-        for name in clear_another(&out.dir, &outcome.manifest_bytes)? {
-            tracing::warn!(file = name, "belonged to another run and is removed");
-        }
-        // Beside each other: the text is as it will be, the other has to be made.
-        std::thread::scope(|scope| {
-            let text = scope.spawn(|| {
-                write_file(&out.dir, part::TEXT, |to| {
-                    outcome.table.pieces().try_for_each(|piece| to.write_all(piece))
-                })
-            });
-            write_file(&out.dir, part::ARROW, |to| {
-                table::write_arrow(lane, outcome, names, policy.scale(), to)
-            })?;
-            text.join().unwrap_or_else(|_| Err(io::Error::other("the text could not be written")))
-        })?;
-        write_file(&out.dir, RECORD, |to| Ok(serde_json::to_writer(to, &record)?))?;
-        // Last: where a manifest stands, the rest stands too.
-        write_file(&out.dir, MANIFEST, |to| to.write_all(&outcome.manifest_bytes))
     }
 
     /// A check of our own failed: emission goes off, for everyone, until an operator has looked.
@@ -671,7 +317,7 @@ impl Engine {
     }
 
     /// Claims the epoch and delivers the intent, unless there is nothing to deliver.
-    async fn emit(
+    pub(super) async fn emit(
         self: &Arc<Self>,
         request: Request,
         mut timings: Timings,
@@ -745,30 +391,5 @@ impl Engine {
     pub fn handover(&self) -> Option<Handover> {
         let runs = self.store.clone().map(|store| Arc::new(store) as Arc<dyn Runs>);
         Some(Handover::new(self.deliverer.clone()?, runs))
-    }
-}
-
-impl From<HandoverError> for Refusal {
-    fn from(error: HandoverError) -> Self {
-        match error {
-            HandoverError::Conflict(other) => {
-                Refusal::new(Reason::EpochConflict, format!("this epoch already has run {other}"))
-            }
-            HandoverError::Emit(e) if e.reason() != Reason::Internal => {
-                Refusal::new(e.reason(), e.to_string()).retry_after(Duration::from_secs(30))
-            }
-            HandoverError::Runs(e) if e.reason != Reason::Internal => Refusal::new(e.reason, e.detail),
-            HandoverError::Runs(e) => {
-                tracing::error!(error = %e, "the store failed");
-                Refusal::new(Reason::Internal, "the store failed; the service's log says how")
-            }
-            other => internal(&other),
-        }
-    }
-}
-
-impl From<rewarder_admit::Denied> for Refusal {
-    fn from(denied: rewarder_admit::Denied) -> Self {
-        Refusal::new(denied.reason, denied.detail)
     }
 }
