@@ -344,12 +344,21 @@ fn read(service: &Service, tenant: &TenantId, run: &Run) -> Result<Explained> {
     let text = run.part(part::TEXT)?.ok_or_else(|| broken(&"no text"))?;
     let text = text.read_all(text.len()).map_err(|e| broken(&e))?;
     let store = service.store()?;
-    let gone = |what: &str| {
-        Refusal::new(Reason::Internal, format!("the {what} of this run is not in the store any more"))
+    // An operator who made room has taken it away; what was paid stays.
+    let gone = |reason, what: &str| {
+        Refusal::new(
+            reason,
+            format!(
+                "the {what} of this run is not in the store any more; upload it again to have an actor explained"
+            ),
+        )
     };
-    let snapshot =
-        store.object(tenant, Kind::Snapshot, &manifest.inputs.cid)?.ok_or_else(|| gone("snapshot"))?;
-    let policy = store.object(tenant, Kind::Policy, &manifest.policy.hash)?.ok_or_else(|| gone("policy"))?;
+    let snapshot = store
+        .object(tenant, Kind::Snapshot, &manifest.inputs.cid)?
+        .ok_or_else(|| gone(Reason::InputsNotFound, "snapshot"))?;
+    let policy = store
+        .object(tenant, Kind::Policy, &manifest.policy.hash)?
+        .ok_or_else(|| gone(Reason::PolicyNotFound, "policy"))?;
     let policy =
         Policy::parse(&policy.read_all(policy.len()).map_err(|e| broken(&e))?).map_err(|e| broken(&e))?;
     let tree = Tree::of(&text);

@@ -65,8 +65,8 @@ const RESET_FOR_FAULTS_MAX: usize = 64;
 /// also what each reader that takes nothing makes us fill.
 const UNSENT_MAX: u32 = 64 * 1024;
 
-/// Refusals of a body that is not read to its end. hyper closes the connection after them; a client that is not told sends its
-/// next request into the closed connection.
+/// Refusals after which a connection ends: such a body may go on for longer than it is taken ([`Upload`]), and a client that is not
+/// told sends its next request into the closed connection.
 const LEAVES_A_BODY: [StatusCode; 3] =
     [StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNSUPPORTED_MEDIA_TYPE];
 
