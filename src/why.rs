@@ -302,20 +302,21 @@ pub fn explain(actor: &str, rows: Option<&ActorRows>, policy: &Policy, kept: &Ke
         });
         why.remainder_units = Some(steps.extra.to_string());
     }
+    let capped = steps.capped_outright || steps.cut > 0;
     why.verdict = if score == 0 {
         Verdict::NoScore
-    } else if steps.dust {
-        Verdict::Dust
-    } else if steps.payout == 0 {
+    } else if steps.dust || (steps.payout == 0 && derivation.min_payout > 1) {
         // With a smallest payout of more than one unit, a share below a unit is dust like any other.
-        if derivation.min_payout > 1 { Verdict::Dust } else { Verdict::RoundsToZero }
-    } else if steps.capped_outright || steps.cut > 0 {
+        Verdict::Dust
+    } else if capped {
+        // Also at nothing, if that is the cap.
         Verdict::Capped
+    } else if steps.payout == 0 {
+        Verdict::RoundsToZero
     } else {
         Verdict::Paid
     };
     // Where the cap is what lies below the smallest payout, no score would have helped.
-    let capped = steps.capped_outright || steps.cut > 0;
     if matches!(why.verdict, Verdict::Dust | Verdict::RoundsToZero) && !capped {
         why.short_of = Some(short(derivation, steps.quotient, steps.remainder, scale));
     }
@@ -556,5 +557,18 @@ mod tests {
         assert_eq!(grouped("1234567.5"), "1,234,567.5");
         assert_eq!(grouped("123"), "123");
         assert_eq!(grouped("beyond 10^38"), "beyond 10^38");
+    }
+
+    #[test]
+    fn a_cap_of_nothing_is_what_one_gets_nothing_for() {
+        let policy = r#"{ "schema": "rewarder.policy.v1", "id": "p", "mode": "share", "rounding": "floor",
+            "weights": { "views": "1" }, "caps": { "actor_minor_units": "0", "excess": "residual" } }"#;
+        let policy = Policy::parse(policy.as_bytes()).unwrap();
+        let rows = ActorRows { rank: 0, rows: 1, units: [("views".to_owned(), 5)].into() };
+        let derivation = Derivation { actor_cap: Some(0), ..derivation(1000, 8, 1) };
+        let kept = Kept { derivation: Some(derivation), sorted: true, positive: 2 };
+        let why = explain("ann", Some(&rows), &policy, &kept);
+        assert_eq!((why.verdict, why.payout_minor_units.as_str()), (Verdict::Capped, "0"));
+        assert!(why.to_string().starts_with("ann gets 0, the most that one actor may get."), "{why}");
     }
 }
