@@ -276,6 +276,14 @@ impl Service {
         (standing, taken.map_err(refused))
     }
 
+    /// Whether a tenant has paid for what it moved before, asked when the turn of a request comes that has waited.
+    ///
+    /// # Errors
+    /// `tenant_rate`, with the time to wait.
+    pub fn is_solvent(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        self.limiter.is_solvent(tenant).map_err(refused)
+    }
+
     /// Charges a tenant for bytes that it has moved, beside its request.
     pub fn charge(&self, tenant: &TenantId, bytes: u64) {
         self.limiter.charge(tenant, bytes / COST_BYTES);

@@ -19,7 +19,7 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use rewarder_admit::{Scope, Wish};
+use rewarder_admit::Scope;
 use rewarder_decode::{Lookup, Source};
 use rewarder_model::{Cid, Manifest, Policy, Reason, TenantId};
 use rewarder_store::{Kind, MANIFEST, Object, Run};
@@ -289,8 +289,8 @@ pub async fn actor(context: Context, epoch: &str, actor: &str) -> Result<Respons
         Found::Answer(answer) => answer,
         Found::ToRead(run, actor) => {
             let turn = service.readers().turn().await;
-            // It costs what a compute costs, and who waited with many others has not paid for theirs yet.
-            service.rate(&tenant, Wish::Inspection).1?;
+            // It costs what a compute costs, and of many who waited together the first one's cost may be a debt by now.
+            service.is_solvent(&tenant)?;
             let (it, tenant) = (service.clone(), tenant.clone());
             blocking(move || {
                 let _turn = turn;

@@ -183,6 +183,16 @@ impl Limiter {
         }
     }
 
+    /// Whether a tenant has paid for what it was charged, for a request that has taken its token and waited since. It takes none.
+    pub fn is_solvent(&self, tenant: &TenantId) -> Result<(), Refused> {
+        let limits = self.limits.load();
+        let now = self.clock.monotonic();
+        let mut buckets = lock(&self.buckets);
+        let (own, rate) = buckets.of(tenant, &limits, now);
+        let debt = own.spent(rate, now).saturating_sub(WINDOW);
+        if debt.is_zero() { Ok(()) } else { Err(Refused { reason: Reason::TenantRate, retry_after: debt }) }
+    }
+
     /// Charges a tenant for what its request turned out to be. The common bucket counts requests and is not charged: the
     /// debt of one is not that of all.
     pub fn charge(&self, tenant: &TenantId, tokens: u64) {
@@ -321,6 +331,19 @@ mod tests {
         limiter.charge(&tenant("a"), u64::MAX);
         let most = DEBT_MAX + time_of(1, n(100));
         assert_eq!(refusal(&limiter, "a").retry_after, most, "debt has an end");
+    }
+
+    #[test]
+    fn an_empty_bucket_is_no_debt() {
+        let (limiter, clock) = make(1, 10_000);
+        let a = tenant("a");
+        assert_eq!(passed(&limiter, "a", 2), 1);
+        assert_eq!(limiter.is_solvent(&a), Ok(()), "its only token was this request's");
+        limiter.charge(&a, 3);
+        let refused = limiter.is_solvent(&a).unwrap_err();
+        assert_eq!((refused.reason, refused.retry_after), (Reason::TenantRate, Duration::from_secs(3)));
+        clock.advance(refused.retry_after);
+        assert_eq!(limiter.is_solvent(&a), Ok(()));
     }
 
     #[test]
