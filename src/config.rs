@@ -176,6 +176,8 @@ macro_rules! settings {
                 $(if $reload { next.$name = new.$name.clone() } else if self.$name != new.$name { ignored.push(stringify!($name)) })*
                 next.stages = new.stages;
                 next.tenants = new.tenants;
+                // A store that is to be larger is so after a restart.
+                next.snapshot_max_bytes = next.snapshot_max_bytes.min(next.store_max_bytes);
                 (next, ignored)
             }
 
@@ -803,5 +805,10 @@ mod tests {
             (next.max_inflight, next.http_addr, ignored),
             (Count(3), old.http_addr, vec!["http_addr"])
         );
+        let (next, ignored) = check("store_max_bytes = 5000", &[])
+            .unwrap()
+            .reloaded(check("store_max_bytes = 9000", &[]).unwrap());
+        assert_eq!((next.snapshot_max_bytes, ignored), (5000, vec!["store_max_bytes"]));
+        next.consistent().unwrap();
     }
 }
