@@ -3,11 +3,11 @@
 use crate::error::{Broken, Fault, Place};
 use crate::frame::{self, Layout, Span};
 use rayon::prelude::*;
-use rewarder_model::Category;
 use rewarder_model::memory::Block;
 use rewarder_model::name::ACTOR_BYTES_MAX;
 use rewarder_model::names::{HEAD_BYTES, head, head_of};
 use rewarder_model::snapshot::COLUMNS;
+use rewarder_model::{Bits, Category};
 use std::ops::Range;
 
 /// Bytes of a category's name.
@@ -19,15 +19,47 @@ const VALUES_ALIKE: usize = 64;
 
 /// A dictionary whose values obey the contract and are distinct.
 ///
-/// Values are kept where the stream had them, as one block of bytes, so that a name costs its bytes and four more.
+/// Values are kept where the stream had them, as one block of bytes, so that a name costs its bytes and four more; or only those
+/// that are wanted, where a sink has said which these are.
 #[derive(Debug)]
 pub struct Dictionary {
-    body: Body,
-    offsets: Range<usize>,
-    values: Range<usize>,
+    kept: Kept,
     len: usize,
     /// Indices in byte order of the values; none when the values stand in that order.
     order: Option<Vec<u32>>,
+}
+
+#[derive(Debug)]
+enum Kept {
+    All { body: Body, offsets: Range<usize>, values: Range<usize> },
+    Chosen(Chosen),
+}
+
+/// Some values of a dictionary.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// Their indices.
+    which: Bits,
+    /// How many of them come before each 64 indices.
+    before: Vec<u32>,
+    /// Where each ends in the text.
+    ends: Vec<u32>,
+    text: Vec<u8>,
+}
+
+impl Chosen {
+    /// The values with these indices, as text and the end of each in it.
+    pub fn new(which: Bits, ends: Vec<u32>, text: Vec<u8>) -> Self {
+        let before = which.counts().scan(0, |sum, count| Some(std::mem::replace(sum, *sum + count)));
+        Self { before: before.collect(), which, ends, text }
+    }
+
+    fn bounds(&self, index: usize) -> (usize, usize) {
+        assert!(self.which.contains(index), "a value that was wanted");
+        let at = self.before[index / 64] as usize + self.which.below(index);
+        let end = |at: usize| self.ends[at] as usize;
+        (at.checked_sub(1).map_or(0, end), end(at))
+    }
 }
 
 /// The memory behind a dictionary: a message's body.
@@ -55,7 +87,16 @@ impl Kind {
 impl Dictionary {
     /// A dictionary without values, for a stream without batches.
     pub fn empty() -> Self {
-        Self { body: Body::zeroed(0), offsets: 0..0, values: 0..0, len: 0, order: None }
+        Self::of_all(Body::zeroed(0), 0..0, 0..0, 0)
+    }
+
+    fn of_all(body: Body, offsets: Range<usize>, values: Range<usize>, len: usize) -> Self {
+        Self { kept: Kept::All { body, offsets, values }, len, order: None }
+    }
+
+    /// A dictionary of so many values in order, of which some are kept.
+    pub(crate) fn of_chosen(chosen: Chosen, len: usize) -> Self {
+        Self { kept: Kept::Chosen(chosen), len, order: None }
     }
 
     /// Number of values.
@@ -71,13 +112,11 @@ impl Dictionary {
     /// The value with this index.
     ///
     /// # Panics
-    /// When there is none: keys are checked before they are handed on.
+    /// When there is none, as keys are checked before they are handed on; or when the sink did not want it.
     #[inline]
     pub fn value(&self, index: usize) -> &[u8] {
-        assert!(index < self.len, "a checked dictionary key");
-        let values = self.values();
-        let (start, end) = values.bounds(index);
-        &values.text[start..end]
+        let (text, start, end) = self.place(index);
+        &text[start..end]
     }
 
     /// Indices of the values in ascending byte order; `None` when index order is that order (the fast case).
@@ -100,12 +139,21 @@ impl Dictionary {
         None
     }
 
+    /// The text in which a value stands, and where.
     #[inline]
-    fn values(&self) -> Values<'_> {
-        Values {
-            offsets: self.body[self.offsets.clone()].as_chunks().0,
-            text: &self.body[self.values.clone()],
-            at: 0,
+    fn place(&self, index: usize) -> (&[u8], usize, usize) {
+        assert!(index < self.len, "a checked dictionary key");
+        match &self.kept {
+            Kept::All { body, offsets, values } => {
+                let offsets = body[offsets.clone()].as_chunks().0;
+                let values = Values { offsets, text: &body[values.clone()], at: 0 };
+                let (start, end) = values.bounds(index);
+                (values.text, start, end)
+            }
+            Kept::Chosen(chosen) => {
+                let (start, end) = chosen.bounds(index);
+                (&chosen.text, start, end)
+            }
         }
     }
 
@@ -114,9 +162,8 @@ impl Dictionary {
     /// Sorting by the first eight bytes as a number settles most comparisons without touching the names.
     fn sort(&self) -> Result<Vec<u32>, Broken> {
         let head = |index: usize| {
-            let values = self.values();
-            let (start, end) = values.bounds(index);
-            (head(values.text, start, end) >> 64) as u64
+            let (text, start, end) = self.place(index);
+            (head(text, start, end) >> 64) as u64
         };
         let mut keys: Vec<(u64, u32)> =
             (0..self.len).into_par_iter().map(|index| (head(index), index as u32)).collect();
@@ -244,7 +291,7 @@ impl Reading {
         let sorted = ready.check(checked..ready.len)?;
         let sorted = self.sorted && sorted;
         let Self { body, offsets, values, len, .. } = self;
-        let mut this = Dictionary { body, offsets, values, len, order: None };
+        let mut this = Dictionary::of_all(body, offsets, values, len);
         if !sorted {
             this.order = Some(this.sort()?);
         }
@@ -292,22 +339,23 @@ impl Ready<'_> {
     }
 }
 
-fn tasks(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+/// Some values, cut into tasks.
+pub(crate) fn tasks(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
     range.clone().step_by(VALUES_PER_TASK).map(|start| start..(start + VALUES_PER_TASK).min(range.end))
 }
 
 /// Values as an Arrow array of strings has them, of which a part is here: value `i` is `text[offsets[i] - at..offsets[i + 1] - at]`.
 #[derive(Clone, Copy)]
-struct Values<'a> {
-    offsets: &'a [[u8; 4]],
-    text: &'a [u8],
-    at: usize,
+pub(crate) struct Values<'a> {
+    pub offsets: &'a [[u8; 4]],
+    pub text: &'a [u8],
+    pub at: usize,
 }
 
 impl<'a> Values<'a> {
     /// Where a value begins and ends in the text: beyond it if it is not here, or its offsets are wrong.
     #[inline]
-    fn bounds(&self, index: usize) -> (usize, usize) {
+    pub fn bounds(&self, index: usize) -> (usize, usize) {
         let at = |index: usize| (u32::from_le_bytes(self.offsets[index]) as usize).wrapping_sub(self.at);
         (at(index), at(index + 1))
     }
@@ -356,7 +404,7 @@ impl<'a> Values<'a> {
 
     /// Whether a value is greater than the one before it, if there is one and it is here. That may be another task's, and not
     /// checked yet: looked up instead of trusted.
-    fn follows(&self, index: usize) -> bool {
+    pub fn follows(&self, index: usize) -> bool {
         let value = |index: usize| {
             let (start, end) = self.bounds(index);
             self.text.get(start..end)
@@ -397,7 +445,7 @@ impl<'a> Values<'a> {
     }
 
     /// Checks some values, at least one, and whether they, and the one before them, ascend strictly.
-    fn check(&self, range: Range<usize>, kind: Kind) -> Result<bool, Broken> {
+    pub fn check(&self, range: Range<usize>, kind: Kind) -> Result<bool, Broken> {
         let fault = |fault: Fault, index: usize| {
             Err(fault.at(Place { value: Some(index as u64), ..Place::default() }))
         };
@@ -465,9 +513,7 @@ impl rewarder_model::Names for Dictionary {
 
     #[inline]
     fn place(&self, index: usize) -> (&[u8], usize, usize) {
-        let values = self.values();
-        let (start, end) = values.bounds(index);
-        (values.text, start, end)
+        self.place(index)
     }
 
     fn order(&self) -> Option<&[u32]> {

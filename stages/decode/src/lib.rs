@@ -15,6 +15,7 @@
 //!   window k:    check keys, hand rows to lanes   }
 //! ```
 
+mod deferred;
 mod dictionary;
 mod error;
 mod frame;

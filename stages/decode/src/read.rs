@@ -1,5 +1,6 @@
 //! The streaming reader: windows of leaves are read and hashed while the rows of the window before are handed on.
 
+use crate::deferred::{Deferred, tail_at};
 use crate::dictionary::{Checked, Dictionary, Kind, Reading};
 use crate::error::{Broken, DecodeError, Fault, Place};
 use crate::frame::{self, END_BYTES, Layout, PREFIX_BYTES, Prefix, Span};
@@ -11,7 +12,7 @@ use blake3::hazmat::ChainingValue;
 use rayon::prelude::*;
 use rewarder_model::memory::Block;
 use rewarder_model::snapshot::COLUMNS;
-use rewarder_model::{Cid, SnapshotHeader};
+use rewarder_model::{Bits, Cid, SnapshotHeader};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -92,6 +93,14 @@ pub trait RowSink: Sync {
     fn lane(&self) -> Self::Lane;
     /// Takes some rows in.
     fn rows(&self, lane: &mut Self::Lane, rows: Rows<'_>);
+
+    /// Asked when all rows are in, where it saves something: the actors whose names are wanted, by dictionary index, if that
+    /// comes to an end without the others; else all are kept. The names stand in byte order, as far as can be told before they are
+    /// read: if it turns out that they do not, all are kept. What is done with the lanes here is done before the CID is known to
+    /// hold.
+    fn wanted(&self, _lanes: &mut Vec<Self::Lane>) -> Option<Bits> {
+        None
+    }
 }
 
 /// A verified snapshot without its rows, and what the sink made of those.
@@ -122,8 +131,8 @@ pub struct Progress {
 
 /// Verifies a snapshot and hands its rows to a sink, on the current rayon pool.
 ///
-/// `sink` is asked for one when header and dictionaries are known, before the first row; without one (`None`) the rows
-/// are checked and counted only. Nothing that it learns may leave the process before this function returns `Ok`.
+/// `sink` is asked for one when the header, the number of actors and the categories are known, before the first row; without one
+/// (`None`) the rows are checked and counted only. Nothing that it learns may leave the process before this function returns `Ok`.
 ///
 /// # Errors
 /// [`DecodeError::CidMismatch`] before anything else if `expected` is given and is not the CID of the bytes; else the
@@ -132,14 +141,18 @@ pub fn decode<S: RowSink>(
     source: &(impl Source + ?Sized),
     expected: Option<Cid>,
     progress: &Progress,
-    sink: impl FnOnce(&SnapshotHeader, &Dictionary, &Dictionary) -> Option<S>,
+    sink: impl FnOnce(&SnapshotHeader, usize, &Dictionary) -> Option<S>,
 ) -> Result<Decoded<S::Lane>, DecodeError> {
     let threads = rayon::current_num_threads();
     let leaves = if source.len() < SMALL_BYTES { 1 } else { LEAVES_PER_THREAD };
     let mut hashing = Hashing::new(source, progress, leaves * threads);
-    let mut parser = Parser::new(source.len());
+    let mut parser = Parser::new(source);
     let result = stream(&mut hashing, &mut parser, sink);
-    let result = match result {
+    let result = match parser.deferred.take() {
+        Some(deferred) => names(deferred, &mut hashing, &mut parser, result),
+        None => result,
+    };
+    let result = match result.map(|(_, lanes)| lanes) {
         Err(Stop::Io(e)) => return Err(e.into()),
         Err(Stop::Broken(broken)) if expected.is_none() => return Err(broken.into()),
         // A fault of the format is said only of bytes that are the ones asked for.
@@ -167,7 +180,8 @@ pub fn hash(source: &(impl Source + ?Sized), progress: &Progress) -> io::Result<
     Ok(hashing.root())
 }
 
-enum Stop {
+/// Why a decode ended early.
+pub(crate) enum Stop {
     Io(io::Error),
     Broken(Broken),
 }
@@ -184,11 +198,15 @@ impl From<Broken> for Stop {
     }
 }
 
-fn stream<S: RowSink>(
-    hashing: &mut Hashing<'_, impl Source + ?Sized>,
-    parser: &mut Parser,
-    make_sink: impl FnOnce(&SnapshotHeader, &Dictionary, &Dictionary) -> Option<S>,
-) -> Result<Vec<S::Lane>, Stop> {
+/// The sink, if there is one, and its lanes.
+type Filled<S> = (Option<S>, Vec<<S as RowSink>::Lane>);
+
+/// Reads all but a dictionary that is passed over.
+fn stream<Src: Source + ?Sized, S: RowSink>(
+    hashing: &mut Hashing<'_, Src>,
+    parser: &mut Parser<'_, Src>,
+    make_sink: impl FnOnce(&SnapshotHeader, usize, &Dictionary) -> Option<S>,
+) -> Result<Filled<S>, Stop> {
     let (mut make_sink, mut sink, mut lanes) = (Some(make_sink), None, Vec::new());
     let mut fresh = hashing.window()?;
     loop {
@@ -202,12 +220,16 @@ fn stream<S: RowSink>(
             hashing.spare.extend(parser.release());
             continue;
         }
+        if let Some(to) = parser.pass_over() {
+            hashing.pass_over(to);
+        }
         let mut limits = (0, 0);
         if let (Some(opened), Some(actors), Some(categories)) =
-            (&parser.opened, &parser.actors, &parser.categories)
+            (&parser.opened, parser.actor_count(), &parser.categories)
         {
-            limits = (actors.len() as u64, categories.len() as u64);
+            limits = (actors, categories.len() as u64);
             if let Some(make) = make_sink.take() {
+                let actors = usize::try_from(actors).map_err(|_| Fault::DictionaryTooLong.here())?;
                 sink = make(&opened.header, actors, categories);
                 if let Some(sink) = &sink {
                     let most = (hashing.source.len() / sink.lane_bytes().max(1)).max(1);
@@ -227,9 +249,26 @@ fn stream<S: RowSink>(
         hashing.spare.extend(parser.release());
         if fresh.is_none() {
             parser.end()?;
-            return Ok(lanes.into_iter().flatten().collect());
+            return Ok((sink, lanes.into_iter().flatten().collect()));
         }
     }
+}
+
+/// Reads the dictionary that was passed over. What is wrong with it is said, whatever is wrong with what follows it.
+fn names<Src: Source + ?Sized, S: RowSink>(
+    deferred: Deferred,
+    hashing: &mut Hashing<'_, Src>,
+    parser: &mut Parser<'_, Src>,
+    mut rows: Result<Filled<S>, Stop>,
+) -> Result<Filled<S>, Stop> {
+    let wanted = match &mut rows {
+        Ok((sink, lanes)) => sink.as_ref().and_then(|sink| sink.wanted(lanes)),
+        Err(Stop::Broken(_)) => Some(Bits::default()),
+        Err(Stop::Io(_)) => return rows,
+    };
+    hashing.turn_back();
+    parser.actors = Some(deferred.read(hashing, wanted)?);
+    rows
 }
 
 /// Checks and hands on the runs, a lane for each thread that comes by.
@@ -297,13 +336,18 @@ fn check_keys(run: &Run<'_>, (actors, categories): (u64, u64)) -> Result<(), Bro
 }
 
 /// Reads the source leaf by leaf and keeps the chaining values.
-struct Hashing<'s, S: ?Sized> {
+pub(crate) struct Hashing<'s, S: ?Sized> {
     source: &'s S,
     progress: &'s Progress,
     /// Bytes of a window.
-    window: u64,
+    pub window: u64,
     /// Where the next window begins: a multiple of the leaf size, or the end.
-    at: u64,
+    pub at: u64,
+    /// Where to stop: a multiple of the leaf size, or the end of the source.
+    pub end: u64,
+    /// What has been passed over and is still to be read.
+    passed: Option<Range<u64>>,
+    /// Of each leaf of the source, once it has been read.
     leaves: Vec<ChainingValue>,
     /// The plain hash of a source that is one leaf or less.
     single: Option<blake3::Hash>,
@@ -311,7 +355,7 @@ struct Hashing<'s, S: ?Sized> {
 }
 
 /// A window of the stream, or what of it did not go straight into a dictionary's body.
-struct Held {
+pub(crate) struct Held {
     at: u64,
     len: usize,
     /// As large as a whole window, to be used again for another.
@@ -323,15 +367,48 @@ impl Held {
         self.at + self.len as u64
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.block[..self.len]
     }
 }
 
 impl<'s, S: Source + ?Sized> Hashing<'s, S> {
     fn new(source: &'s S, progress: &'s Progress, leaves: usize) -> Self {
-        let window = (leaves * LEAF_BYTES) as u64;
-        Self { source, progress, window, at: 0, leaves: Vec::new(), single: None, spare: Vec::new() }
+        Self {
+            source,
+            progress,
+            window: (leaves * LEAF_BYTES) as u64,
+            at: 0,
+            end: source.len(),
+            passed: None,
+            leaves: Vec::new(),
+            single: None,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Goes on at `to`, a multiple of the leaf size; what is before it is left for later.
+    fn pass_over(&mut self, to: u64) {
+        self.passed = Some(self.at..to);
+        self.at = to;
+    }
+
+    /// Turns back to what was passed over, and leaves what it has not come to for later.
+    fn turn_back(&mut self) {
+        if let Some(passed) = self.passed.replace(self.at..self.end) {
+            (self.at, self.end) = (passed.start, passed.end);
+        }
+    }
+
+    /// Goes back to where it was before, to read the same once more.
+    pub fn begin_again(&mut self, at: u64) {
+        self.progress.bytes.fetch_sub(self.at - at, Ordering::Relaxed);
+        self.at = at;
+    }
+
+    /// Takes a window back, for another one.
+    pub fn give_back(&mut self, held: Option<Held>) {
+        self.spare.extend(held.map(|held| held.block));
     }
 
     /// Reads and hashes the next window; nothing at the end.
@@ -341,7 +418,7 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
 
     /// Reads and hashes the next window. `direct` is filled first, the rest comes back; nothing at the end. What lies in `direct`
     /// is shown leaf by leaf, with where it begins in the stream, to `look` while it is in a cache.
-    fn window_into<T: Send>(
+    pub fn window_into<T: Send>(
         &mut self,
         direct: &mut [u8],
         look: impl Fn(u64, &[u8]) -> T + Sync,
@@ -356,7 +433,7 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
         // What stays where it is read to needs no room in a window.
         let most =
             if direct.len() as u64 >= WINDOWS_DIRECT * window { WINDOWS_DIRECT * window } else { window };
-        let (at, end) = (self.at, len.min(self.at + most));
+        let (at, end) = (self.at, self.end.min(self.at + most));
         if at == end {
             return Ok((None, Vec::new()));
         }
@@ -385,7 +462,7 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
             Ok((hash, look(leaf.at, leaf.direct)))
         });
         let (hashed, looked): (Vec<_>, Vec<_>) = hashed.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
-        self.leaves.extend(hashed.into_iter().flatten());
+        self.keep(at, hashed.into_iter().flatten());
         self.at = end;
         if single {
             // A body cannot have been under way before the first byte: the one leaf is all here.
@@ -394,12 +471,58 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
         Ok((Some(held), looked))
     }
 
+    /// Reads and hashes what is left up to where to stop, leaf by leaf: each is shown, with where it begins in the stream, to `look`
+    /// while it is in a cache, and no more of them is in memory than there are threads. What came of them, in order.
+    pub fn leaves<T: Send>(&mut self, look: impl Fn(u64, &[u8]) -> T + Sync) -> io::Result<Vec<T>> {
+        let (at, end) = (self.at, self.end);
+        let (source, progress) = (self.source, self.progress);
+        let next = AtomicU64::new(at);
+        let work = |block: &mut Block<u8>| -> io::Result<Vec<_>> {
+            let mut done = Vec::new();
+            loop {
+                let at = next.fetch_add(LEAF_BYTES as u64, Ordering::Relaxed);
+                if at >= end {
+                    return Ok(done);
+                }
+                let leaf = &mut block[..(end - at).min(LEAF_BYTES as u64) as usize];
+                source.read_at(at, leaf)?;
+                progress.bytes.fetch_add(leaf.len() as u64, Ordering::Relaxed);
+                done.push((at, tree::leaf(at, std::iter::once(&*leaf)), look(at, leaf)));
+            }
+        };
+        let block = || self.spare.pop().unwrap_or_else(|| Block::scratch(self.window as usize));
+        let mut blocks: Vec<_> = std::iter::repeat_with(block).take(rayon::current_num_threads()).collect();
+        let done = blocks.par_iter_mut().with_max_len(1).map(work).collect::<io::Result<Vec<_>>>()?;
+        self.spare.extend(blocks);
+        let mut done: Vec<_> = done.into_iter().flatten().collect();
+        done.sort_unstable_by_key(|(at, ..)| *at);
+        self.keep(at, done.iter().map(|(_, hash, _)| *hash));
+        self.at = end;
+        Ok(done.into_iter().map(|(_, _, looked)| looked).collect())
+    }
+
+    /// Keeps the chaining values of leaves that follow each other from `at` on.
+    fn keep(&mut self, at: u64, hashes: impl Iterator<Item = ChainingValue>) {
+        let first = (at / LEAF_BYTES as u64) as usize;
+        // What has been passed over gets its values later.
+        self.leaves.resize(self.leaves.len().max(first), ChainingValue::default());
+        for (leaf, hash) in (first..).zip(hashes) {
+            match self.leaves.get_mut(leaf) {
+                Some(value) => *value = hash,
+                None => self.leaves.push(hash),
+            }
+        }
+    }
+
     /// Reads and hashes what is left.
     fn rest(&mut self) -> io::Result<()> {
-        while let Some(held) = self.window()? {
-            self.spare.push(held.block);
+        loop {
+            while let Some(held) = self.window()? {
+                self.give_back(Some(held));
+            }
+            let Some(passed) = self.passed.take() else { return Ok(()) };
+            (self.at, self.end) = (passed.start, passed.end);
         }
-        Ok(())
     }
 
     fn root(&self) -> Cid {
@@ -413,8 +536,8 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
 }
 
 /// Walks the messages of the bytes that have been read.
-struct Parser {
-    len: u64,
+struct Parser<'s, S: ?Sized> {
+    source: &'s S,
     blocks: Blocks,
     /// Where the next message begins.
     next: u64,
@@ -423,6 +546,8 @@ struct Parser {
     actors: Option<Dictionary>,
     categories: Option<Dictionary>,
     dictionary: Option<Reading>,
+    /// The actors, if they are passed over.
+    deferred: Option<Deferred>,
     /// A batch whose body is still being read.
     batch: Option<Batch>,
     rows: u64,
@@ -445,10 +570,10 @@ struct Run<'a> {
     rows: Rows<'a>,
 }
 
-impl Parser {
-    fn new(len: u64) -> Self {
+impl<'s, S: Source + ?Sized> Parser<'s, S> {
+    fn new(source: &'s S) -> Self {
         Self {
-            len,
+            source,
             blocks: Blocks::default(),
             next: 0,
             message: 0,
@@ -456,6 +581,7 @@ impl Parser {
             actors: None,
             categories: None,
             dictionary: None,
+            deferred: None,
             batch: None,
             rows: 0,
             ended: false,
@@ -473,6 +599,9 @@ impl Parser {
                 break;
             }
             self.finish_dictionary()?;
+            if !self.has_passed() {
+                break;
+            }
             if let Some(batch) = self.batch.take_if(|batch| batch.end <= self.blocks.read) {
                 complete.push(batch);
             }
@@ -483,9 +612,35 @@ impl Parser {
         Ok(complete)
     }
 
+    /// Number of actors, once that is known.
+    fn actor_count(&self) -> Option<u64> {
+        let deferred = self.deferred.as_ref().map(Deferred::len);
+        deferred.or(self.actors.as_ref().map(|actors| actors.len() as u64))
+    }
+
+    /// Where to go on if a dictionary is to be passed over and has not been yet. What comes next is taken to be read from there.
+    fn pass_over(&mut self) -> Option<u64> {
+        let to = self.deferred.as_ref()?.tail_at();
+        (self.blocks.read < to).then(|| {
+            self.blocks.read = to;
+            to
+        })
+    }
+
+    /// Whether nothing is missing of what follows a dictionary that is passed over. The last leaf of such a one is read with it.
+    fn has_passed(&mut self) -> bool {
+        let Some(deferred) = &mut self.deferred else { return true };
+        let passed = self.blocks.read >= deferred.end;
+        if passed && deferred.tail.is_empty() {
+            deferred.tail = vec![0; (deferred.end - deferred.tail_at()) as usize];
+            self.blocks.copy(deferred.tail_at(), &mut deferred.tail);
+        }
+        passed
+    }
+
     /// Reads one message; `false` when more bytes are needed for that.
     fn message(&mut self) -> Result<bool, Broken> {
-        let (at, read, len) = (self.next, self.blocks.read, self.len);
+        let (at, read, len) = (self.next, self.blocks.read, self.source.len());
         let there = |end: u64| if end > len { Err(Fault::Truncated.here()) } else { Ok(end <= read) };
         if at == len {
             return Err(Fault::NoEndOfStream.here());
@@ -524,19 +679,34 @@ impl Parser {
             (_, None) => return Err(Fault::FirstNotSchema.here()),
             (MessageHeader::DictionaryBatch, Some(opened)) => {
                 let batch = message.header_as_dictionary_batch().ok_or(Fault::MetadataInvalid.here())?;
-                let (name, kind, slot) = match batch.id() {
-                    id if id == opened.actor_dictionary => (COLUMNS[0], Kind::Actor, &self.actors),
-                    id if id == opened.category_dictionary => (COLUMNS[1], Kind::Category, &self.categories),
+                let (name, kind, known) = match batch.id() {
+                    id if id == opened.actor_dictionary => {
+                        (COLUMNS[0], Kind::Actor, self.actor_count().is_some())
+                    }
+                    id if id == opened.category_dictionary => {
+                        (COLUMNS[1], Kind::Category, self.categories.is_some())
+                    }
                     _ => return Err(Fault::DictionaryUnknown.here()),
                 };
                 if batch.isDelta() {
                     return Err(Fault::DictionaryDelta.here().column(name));
                 }
-                if slot.is_some() {
+                if known {
                     return Err(Fault::DictionaryTwice.here().column(name));
                 }
                 let data = batch.data().ok_or(Fault::DictionaryEmptyBatch.here().column(name))?;
                 let layout = frame::dictionary_layout(data, body_len, name)?;
+                let beyond = tail_at(end).saturating_sub(read);
+                if kind == Kind::Actor && Deferred::is_worth_it(self.source, body, &layout, beyond) {
+                    let (message, tail) = (self.message, Vec::new());
+                    // Nothing of it is wanted for anything else.
+                    let head =
+                        Blocks { held: std::mem::take(&mut self.blocks.held), read, spare: Vec::new() };
+                    self.deferred = Some(Deferred { message, body, end, layout, head, tail });
+                    self.next = end;
+                    self.message += 1;
+                    return Ok(true);
+                }
                 // The body is within the stream's length, which a caller has bounded: memory for it may be taken.
                 let body_len = usize::try_from(body_len).map_err(|_| Fault::BodyBeyondEnd.here())?;
                 let mut reading = Reading::new(body, body_len, &layout, kind)?;
@@ -549,7 +719,7 @@ impl Parser {
             }
             (MessageHeader::RecordBatch, Some(_)) => {
                 let batch = frame::batch_of(&message)?;
-                if self.actors.is_none() || self.categories.is_none() {
+                if self.actor_count().is_none() || self.categories.is_none() {
                     return Err(Fault::DictionaryMissing.here());
                 }
                 let layout = frame::rows_layout(batch, body_len, WIDTHS, COLUMNS)?;
@@ -598,7 +768,7 @@ impl Parser {
         if self.ended {
             return Ok(());
         }
-        let fault = if self.len == 0 { Fault::NoEndOfStream } else { Fault::Truncated };
+        let fault = if self.source.len() == 0 { Fault::NoEndOfStream } else { Fault::Truncated };
         Err(fault.here().message(self.message))
     }
 
@@ -637,10 +807,10 @@ fn check_validity<'a>(span: Span, rows: u64, pieces: impl Iterator<Item = &'a [u
 /// The part of the stream that is in memory: pieces that follow each other without a gap, except where a dictionary's
 /// body went elsewhere. Pieces begin at multiples of 8 bytes, as buffers do, so that no value lies across two of them.
 #[derive(Default)]
-struct Blocks {
+pub(crate) struct Blocks {
     held: VecDeque<Held>,
     /// Up to here the stream has been read.
-    read: u64,
+    pub read: u64,
     spare: Vec<Block<u8>>,
 }
 
@@ -657,7 +827,7 @@ impl Blocks {
     }
 
     /// The pieces that make up a range of the stream, all of which has been read and is held.
-    fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = &[u8]> {
+    pub fn pieces(&self, range: Range<u64>) -> impl Iterator<Item = &[u8]> {
         let first = self.held.partition_point(|block| block.end() <= range.start);
         self.held.range(first..).take_while(move |block| block.at < range.end).map(move |block| {
             let start = range.start.max(block.at) - block.at;
@@ -666,7 +836,7 @@ impl Blocks {
         })
     }
 
-    fn copy(&self, at: u64, to: &mut [u8]) {
+    pub fn copy(&self, at: u64, to: &mut [u8]) {
         let mut filled = 0;
         for piece in self.pieces(at..at + to.len() as u64) {
             to[filled..filled + piece.len()].copy_from_slice(piece);

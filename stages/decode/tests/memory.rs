@@ -6,7 +6,7 @@ mod forge;
 
 use forge::Dice;
 use rewarder_decode::{Dictionary, FileSource, Progress, RowSink, Rows, Source, decode};
-use rewarder_model::SnapshotHeader;
+use rewarder_model::{Bits, SnapshotHeader};
 use std::io;
 
 const MIB: usize = 1 << 20;
@@ -32,8 +32,39 @@ impl RowSink for Sums {
     }
 }
 
-fn sums(_: &SnapshotHeader, actors: &Dictionary, _: &Dictionary) -> Option<Sums> {
-    Some(Sums(actors.len()))
+/// The same, and wants the names of those who have units.
+struct Wanting(Sums);
+
+impl RowSink for Wanting {
+    type Lane = Vec<u64>;
+
+    fn lane_bytes(&self) -> u64 {
+        self.0.lane_bytes()
+    }
+
+    fn lane(&self) -> Vec<u64> {
+        self.0.lane()
+    }
+
+    fn rows(&self, lane: &mut Vec<u64>, rows: Rows<'_>) {
+        self.0.rows(lane, rows);
+    }
+
+    fn wanted(&self, lanes: &mut Vec<Vec<u64>>) -> Option<Bits> {
+        let mut bits = Bits::none(self.0.0);
+        for lane in lanes {
+            (0..lane.len()).filter(|index| lane[*index] > 0).for_each(|index| bits.insert(index));
+        }
+        Some(bits)
+    }
+}
+
+fn wanting(_: &SnapshotHeader, actors: usize, _: &Dictionary) -> Option<Wanting> {
+    Some(Wanting(Sums(actors)))
+}
+
+fn sums(_: &SnapshotHeader, actors: usize, _: &Dictionary) -> Option<Sums> {
+    Some(Sums(actors))
 }
 
 /// A stream that repeats one batch, made up as it is read: only its head and one batch exist.
@@ -158,6 +189,24 @@ fn short_names_cost_their_share() {
     assert!(grown > bytes.len(), "{grown} bytes");
 }
 
+/// Names that nobody wants: two million in order, of which the sink wants two.
+fn names_that_nobody_wants_cost_nothing() {
+    const NAMES: usize = 2_000_000;
+    let names: Vec<String> = (0..NAMES).map(|n| format!("github.com/somebody-{n:07}")).collect();
+    let messages = [
+        forge::schema(),
+        forge::dictionary(0, &names),
+        forge::dictionary(1, &["a"]),
+        forge::rows(&[(7, 0, 1), (1_999_999, 0, 2)]),
+    ];
+    let bytes = encode(&messages, true);
+    drop(names);
+    let grown = measured("2 M names, two of them wanted", &bytes);
+    // The sums and the offsets, 8 and 4 bytes a name.
+    assert!(grown < 12 * NAMES + 12 * MIB, "{grown} bytes");
+    assert!(grown > 8 * NAMES, "{grown} bytes");
+}
+
 /// One batch has to be there as a whole, and is there once.
 fn a_huge_batch_costs_itself() {
     let rows: Vec<_> = (0..2_000_000u64).map(|n| ((n % 1000) as u32, 0, n)).collect();
@@ -175,11 +224,13 @@ fn memory() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     if let Some(path) = std::env::var_os(MEASURE) {
         let source = FileSource::new(std::fs::File::open(path).unwrap()).unwrap();
-        let (_, grown) = peak(|| pool.install(|| decode(&source, None, &Progress::default(), sums).unwrap()));
+        let (_, grown) =
+            peak(|| pool.install(|| decode(&source, None, &Progress::default(), wanting).unwrap()));
         println!("\ngrown {grown}");
         return;
     }
     pool.install(rows_cost_nothing);
     short_names_cost_their_share();
+    names_that_nobody_wants_cost_nothing();
     a_huge_batch_costs_itself();
 }

@@ -4,8 +4,8 @@
 //! bodies and framing (one to three times, by [`EDITS`]), puts it together, and now and then spoils bytes as well
 //! ([`SPOILS`]). Of each, this holds:
 //!
-//! 1. decode does not panic, and what it says does not depend on whether a CID is expected; with a wrong CID it says
-//!    `CidMismatch` and nothing else.
+//! 1. decode does not panic, and what it says does not depend on whether a CID is expected, or how many
+//!    names are wanted; with a wrong CID it says `CidMismatch` and nothing else.
 //! 2. Memory stays within contract §2: 4 x size + 16 MiB, by a counting allocator and, since large blocks are mapped
 //!    without it, by the process's peak of resident memory too.
 //! 3. What decode takes, arrow-ipc's reader takes as well, and finds the same header and the same rows.
@@ -30,7 +30,7 @@ use forge::{Batch, Dice, Encoding, Header, Kind, METADATA, Message, Stream};
 use rewarder_decode::{
     DecodeError, Decoded, Dictionary, Fault, Lookup, Progress, RowSink, Rows, actor_rows, decode,
 };
-use rewarder_model::{Cid, SnapshotHeader};
+use rewarder_model::{Bits, Cid, SnapshotHeader};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -132,8 +132,37 @@ impl RowSink for Sums {
     }
 }
 
-fn sums(_: &SnapshotHeader, actors: &Dictionary, _: &Dictionary) -> Option<Sums> {
-    Some(Sums(actors.len()))
+fn sums(_: &SnapshotHeader, actors: usize, _: &Dictionary) -> Option<Sums> {
+    Some(Sums(actors))
+}
+
+/// The same, and wants the name of one actor in a hundred.
+struct Few(Sums);
+
+impl RowSink for Few {
+    type Lane = Vec<u64>;
+
+    fn lane_bytes(&self) -> u64 {
+        self.0.lane_bytes()
+    }
+
+    fn lane(&self) -> Vec<u64> {
+        self.0.lane()
+    }
+
+    fn rows(&self, lane: &mut Vec<u64>, rows: Rows<'_>) {
+        self.0.rows(lane, rows);
+    }
+
+    fn wanted(&self, _: &mut Vec<Vec<u64>>) -> Option<Bits> {
+        let mut wanted = Bits::none(self.0.0);
+        (0..self.0.0).step_by(100).for_each(|index| wanted.insert(index));
+        Some(wanted)
+    }
+}
+
+fn few(_: &SnapshotHeader, actors: usize, _: &Dictionary) -> Option<Few> {
+    Some(Few(Sums(actors)))
 }
 
 /// Keeps every row with its number.
@@ -1055,6 +1084,9 @@ fn check(number: u64, bytes: &[u8], worst: &mut (usize, usize)) -> Verdict {
             found,
             "with the right CID"
         );
+    }
+    if number % 8 == 2 {
+        assert_eq!(verdict(decode(bytes, None, &progress, few)), found, "where few names are wanted");
     }
     if number % 8 == 1 {
         let result = decode(bytes, Some(Cid::of(b"another")), &progress, sums);

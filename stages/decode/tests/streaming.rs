@@ -6,7 +6,7 @@ use forge::{Dice, Header, METADATA, Message, Stream};
 use rewarder_decode::{
     DecodeError, Decoded, Dictionary, Fault, FileSource, Progress, RowSink, Rows, Source, decode, hash,
 };
-use rewarder_model::{Cid, SnapshotHeader};
+use rewarder_model::{Bits, Cid, SnapshotHeader};
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,8 +79,8 @@ impl RowSink for Digest {
     }
 }
 
-fn sink(_: &SnapshotHeader, actors: &Dictionary, _: &Dictionary) -> Option<Digest> {
-    Some(Digest::new(actors.len()))
+fn sink(_: &SnapshotHeader, actors: usize, _: &Dictionary) -> Option<Digest> {
+    Some(Digest::new(actors))
 }
 
 fn digest(
@@ -352,12 +352,16 @@ fn a_source_that_fails() {
     assert!(matches!(digest(&source, Some(Cid::of(&broken))), Err(DecodeError::Io(_))));
 }
 
-/// Gives the right bytes once; whoever reads a byte a second time gets another.
+/// Gives the right bytes once; whoever reads a byte a second time gets another. Looking at a few of the first names is no reading:
+/// nothing is made of them but a guess.
 struct Changing<'b> {
     bytes: &'b [u8],
     read: Mutex<Vec<bool>>,
     again: AtomicU64,
 }
+
+/// Bytes that are looked at together at the most.
+const LOOKED_AT: usize = 8 * 1024;
 
 impl<'b> Changing<'b> {
     fn new(bytes: &'b [u8]) -> Self {
@@ -372,6 +376,9 @@ impl Source for Changing<'_> {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.bytes.read_at(offset, buffer)?;
+        if (1..LOOKED_AT).contains(&buffer.len()) && buffer.len() as u64 + offset < self.len() {
+            return Ok(());
+        }
         let range = offset as usize..offset as usize + buffer.len();
         let read = &mut self.read.lock().unwrap()[range];
         if read.contains(&true) {
@@ -385,8 +392,9 @@ impl Source for Changing<'_> {
 
 #[test]
 fn every_byte_is_read_once() {
-    for (count, per_batch) in [(10, 100), (200_000, 400_000)] {
-        let names = names(count, 24, false);
+    for (count, per_batch, sorted) in [(10, 100, false), (200_000, 400_000, false), (200_000, 400_000, true)]
+    {
+        let names = names(count, 24, sorted);
         let expected = Digest::expected(400_000, count);
         let bytes = snapshot(&names, 400_000, per_batch).encode();
         let cid = Cid::of(&bytes);
@@ -397,6 +405,201 @@ fn every_byte_is_read_once() {
         assert!(source.read.lock().unwrap().iter().all(|read| *read), "everything is read");
         // What has changed since is another snapshot, whatever is in it.
         assert!(matches!(self::digest(&source, Some(cid)), Err(DecodeError::CidMismatch)));
+    }
+}
+
+/// Wants the names of some actors only.
+struct Wanting(Digest, Bits);
+
+impl RowSink for Wanting {
+    type Lane = Digest;
+
+    fn lane_bytes(&self) -> u64 {
+        self.0.lane_bytes()
+    }
+
+    fn lane(&self) -> Digest {
+        self.0.lane()
+    }
+
+    fn rows(&self, lane: &mut Digest, rows: Rows<'_>) {
+        self.0.rows(lane, rows);
+    }
+
+    fn wanted(&self, _: &mut Vec<Digest>) -> Option<Bits> {
+        Some(self.1.clone())
+    }
+}
+
+fn chosen(source: &(impl Source + ?Sized), which: &[usize]) -> Result<Decoded<Digest>, DecodeError> {
+    let sink = |_: &SnapshotHeader, actors: usize, _: &Dictionary| {
+        let mut bits = Bits::none(actors);
+        which.iter().filter(|index| **index < actors).for_each(|index| bits.insert(*index));
+        Some(Wanting(Digest::new(actors), bits))
+    };
+    let progress = Progress::default();
+    let decoded = decode(source, None, &progress, sink)?;
+    assert_eq!(progress.bytes.load(Ordering::Relaxed), source.len());
+    Ok(decoded)
+}
+
+/// Names that share beginnings, of many lengths, in order.
+fn various(count: usize) -> Vec<Vec<u8>> {
+    let name = |n: usize| {
+        let tail = match n % 97 {
+            0 => "\u{e9}".repeat(n % 100),
+            1 => "z".repeat(n % 230),
+            2 => String::new(),
+            _ => "some more".into(),
+        };
+        format!("{}{n:07}{tail}", if n > count / 2 { "github.com/" } else { "e" }).into_bytes()
+    };
+    (0..count).map(name).collect()
+}
+
+/// A snapshot with this dictionary of actors, `front` being what its body has before the offsets are: not even room for nulls, or
+/// that, which makes it one that is read in its turn.
+fn with_actors(
+    offsets: &[u32],
+    text: &[u8],
+    in_its_turn: bool,
+    behind: usize,
+    rows: &[(u32, u8, u64)],
+) -> Stream {
+    let values = offsets.len() - 1;
+    let offsets: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+    let validity = if in_its_turn { vec![0xff; values.div_ceil(8)] } else { Vec::new() };
+    let (batch, mut body) = forge::Batch::of(values, 1, &[&validity, &offsets, text]);
+    body.extend(std::iter::repeat_n(0, behind * 8));
+    let dictionary = Message::new(Header::Dictionary { id: 0, is_delta: false, batch: Some(batch) }, body);
+    let messages = vec![
+        forge::schema(),
+        dictionary,
+        forge::dictionary(1, &CATEGORIES),
+        forge::rows(rows),
+        forge::rows(rows),
+    ];
+    Stream { messages, tail: forge::END.to_vec() }
+}
+
+fn laid_out(names: &[Vec<u8>]) -> (Vec<u32>, Vec<u8>) {
+    let ends = names.iter().scan(0, |end, name| {
+        *end += name.len() as u32;
+        Some(*end)
+    });
+    ([0].into_iter().chain(ends).collect(), names.concat())
+}
+
+/// A dictionary that is passed over gives what one gives that is read in its turn: the names that are wanted, or all of them.
+#[test]
+fn names_that_are_wanted() {
+    const NAMES: usize = 90_000;
+    let all = various(NAMES);
+    assert!(all.is_sorted());
+    let rows: Vec<_> = (0..20_000).map(|number| row(number, NAMES)).collect();
+    let wanted: [&[usize]; 5] = [
+        &[],
+        &[0],
+        &[NAMES - 1, 0, 63, 64, 65],
+        &(0..NAMES).step_by(7).collect::<Vec<_>>(),
+        &(0..NAMES).step_by(2).collect::<Vec<_>>(),
+    ];
+    // In order; two far from each other exchanged; the first ones in none.
+    for (swapped, threads) in [(None, 1), (None, 3), (Some((70_000, 70_001)), 2), (Some((5, 80_000)), 2)] {
+        let mut names = all.clone();
+        if let Some((one, other)) = swapped {
+            names.swap(one, other);
+        }
+        let (offsets, text) = laid_out(&names);
+        for behind in [0, 1000] {
+            let bytes = with_actors(&offsets, &text, false, behind, &rows).encode();
+            for which in wanted {
+                let decoded = in_pool(threads, || chosen(&bytes[..], which)).unwrap();
+                assert_eq!(decoded.cid, Cid::of(&bytes));
+                assert_eq!((decoded.actors.len(), decoded.rows), (NAMES, 2 * rows.len() as u64));
+                assert_eq!(decoded.actors.order().is_none(), swapped.is_none());
+                assert!(which.iter().all(|index| decoded.actors.value(*index) == names[*index]));
+                if let Some(order) = decoded.actors.order() {
+                    assert!(order.is_sorted_by_key(|index| &names[*index as usize]));
+                }
+            }
+        }
+    }
+}
+
+/// What is wrong is said as if the dictionary had been read in its turn, whatever is wrong with the rows as well.
+#[test]
+fn faults_of_names_that_come_late() {
+    const NAMES: usize = 90_000;
+    let good = various(NAMES);
+    let places = [0, 300, 44_444, NAMES - 1];
+    let mut spoilt: Vec<(&str, Vec<u32>, Vec<u8>)> = Vec::new();
+    for at in places {
+        let mut names = good.clone();
+        for (what, name) in [
+            ("empty", Vec::new()),
+            ("control", b"github.com/\x07".to_vec()),
+            ("no UTF-8", b"github.com/\xff".to_vec()),
+            ("long", vec![b'g'; 257]),
+            ("far too long", vec![b'g'; 300_000]),
+            ("twice", good[(at + 7) % NAMES].clone()),
+        ] {
+            names[at] = name;
+            let (offsets, text) = laid_out(&names);
+            spoilt.push((what, offsets, text));
+        }
+        let (offsets, text) = laid_out(&good);
+        let before = offsets[at].wrapping_sub(1);
+        for (what, offset) in [("beyond", text.len() as u32 + 1), ("negative", u32::MAX), ("back", before)] {
+            let mut offsets = offsets.clone();
+            offsets[at + 1] = offset;
+            spoilt.push((what, offsets, text.clone()));
+        }
+    }
+    let (offsets, text) = laid_out(&good);
+    spoilt.push(("short of text", offsets.clone(), text[..text.len() - 20].to_vec()));
+    spoilt.push(("nothing", offsets, text));
+    let fine: Vec<_> = (0..1000).map(|number| row(number, NAMES)).collect();
+    for (what, offsets, text) in spoilt {
+        for rows in [&fine[..], &[(0, 0, 1), (NAMES as u32, 0, 1)]] {
+            let said = |in_its_turn| {
+                let bytes = with_actors(&offsets, &text, in_its_turn, 0, rows).encode();
+                let decoded = in_pool(2, || chosen(&bytes[..], &[0, 1, 2]));
+                decoded.map(|decoded| decoded.actors.order().is_none()).map_err(|e| e.to_string())
+            };
+            let (late, in_turn) = (said(false), said(true));
+            assert_eq!(late, in_turn, "{what}, {} rows", rows.len());
+            assert_eq!(late.is_ok(), what == "nothing" && rows.len() > 2, "{what}: {late:?}");
+        }
+    }
+}
+
+/// A stream that ends behind the dictionary, at any place of a leaf.
+#[test]
+fn nothing_behind_the_names() {
+    let names = names(100_000, 24, true);
+    let mut stream = snapshot(&names, 0, 1);
+    stream.messages.swap(1, 2);
+    for padding in (0..LEAF).step_by(LEAF / 8 / 8 * 8).chain([8]) {
+        for whole in [true, false] {
+            let mut stream = stream.clone();
+            stream.messages[0].metadata_padding = padding.min(60_000);
+            if let Header::Dictionary { .. } = stream.messages[2].header {
+                stream.messages[2].body.extend(std::iter::repeat_n(0, padding));
+            }
+            let mut bytes = stream.encode();
+            if !whole {
+                bytes.truncate(bytes.len() - forge::END.len());
+            }
+            match chosen(&bytes[..], &[7]) {
+                Ok(decoded) if whole => {
+                    assert_eq!(decoded.cid, Cid::of(&bytes));
+                    assert_eq!(decoded.actors.value(7), names[7].as_bytes());
+                }
+                Err(DecodeError::Invalid { fault: Fault::NoEndOfStream, .. }) if !whole => {}
+                other => panic!("{padding}, {whole}: {other:?}"),
+            }
+        }
     }
 }
 

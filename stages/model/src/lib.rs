@@ -8,6 +8,7 @@
 //! A type enters this crate when two floors use it, not before.
 
 pub mod attestation;
+pub mod bits;
 pub mod cid;
 pub mod intent;
 pub mod manifest;
@@ -24,6 +25,7 @@ pub mod snapshot;
 pub mod world;
 
 pub use attestation::{Attestation, Signature};
+pub use bits::Bits;
 pub use cid::{Cid, run_key};
 pub use intent::{Intent, LedgerResult};
 pub use manifest::{Manifest, Status, Totals, Unpayable};

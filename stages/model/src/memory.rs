@@ -8,7 +8,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 /// From this size on a block is mapped for itself, in huge pages where the system has them.
-const MAPPED_BYTES_MIN: usize = 2 << 20;
+const MAPPED_BYTES_MIN: usize = HUGE_PAGE_BYTES;
+/// A huge page of x86-64 and of most others. Mappings are so many of them: the system puts one of another size anywhere, and its
+/// beginning and end into small pages, which cost five hundred faults each.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Bytes of dropped blocks that are kept: what an epoch of a million actors takes, and no more, whatever the largest job was.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
@@ -59,7 +62,8 @@ impl<T: bytemuck::Pod> Block<T> {
             if let Some(map) = kept(bytes) {
                 return (Self { memory: Memory::Mapped(Some(map)), len }, true);
             }
-            if let Ok(map) = MmapMut::map_anon(bytes) {
+            let whole = bytes.checked_next_multiple_of(HUGE_PAGE_BYTES).unwrap_or(bytes);
+            if let Ok(map) = MmapMut::map_anon(whole) {
                 // Advice only: without huge pages it is slower, not wrong.
                 let _ = map.advise(Advice::HugePage);
                 return (Self { memory: Memory::Mapped(Some(map)), len }, false);

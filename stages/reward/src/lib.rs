@@ -32,9 +32,10 @@ pub use derive::{Derivation, Payer, Steps};
 pub use score::{Lane, Scorer, Scores, UnknownCategory};
 pub use table::{Line, Table, lines};
 
+use rayon::prelude::*;
 use rewarder_model::manifest::{self, Inputs, PolicyRef};
 use rewarder_model::{
-    Amount, Cid, Manifest, Names, Policy, SnapshotHeader, Status, Totals, Unpayable, run_key,
+    Amount, Bits, Cid, Manifest, Names, Policy, SnapshotHeader, Status, Totals, Unpayable, run_key,
 };
 use std::ops::Range;
 
@@ -55,7 +56,29 @@ pub struct Outcome {
     pub scores: Scores,
 }
 
-/// Turns the scores of an epoch into a checked result.
+/// The derivation of an epoch; none if its scores come to more than can be paid by.
+pub fn derive(header: &SnapshotHeader, policy: &Policy, scores: &Scores) -> Option<Derivation> {
+    let total = scores.total?;
+    Some(Derivation::of(scores, policy, budget(header, policy).get(), total.get()))
+}
+
+/// What may be paid: the pool, or the policy's cap of an epoch if that is less.
+fn budget(header: &SnapshotHeader, policy: &Policy) -> Amount {
+    policy.budget_cap().map_or(header.pool, |cap| cap.min(header.pool))
+}
+
+/// Who may be paid: those with a score that is not too small for it. Some of them may still get nothing.
+pub fn payable(derivation: &Derivation, scores: &Scores) -> Bits {
+    let least = Payer::new(derivation).dust_below();
+    let parts = scores.tasks().map(|range| {
+        let (mut part, start) = (Bits::none(range.len()), range.start);
+        scores.each_from(range, least, |rank, _| part.insert(rank - start));
+        part
+    });
+    Bits::join(parts.collect::<Vec<_>>())
+}
+
+/// Turns the scores of an epoch and its derivation ([`derive`]) into a checked result.
 ///
 /// # Errors
 /// A [`Breach`] when the result fails the check by another route: a fault of ours, never of the input.
@@ -65,16 +88,16 @@ pub fn compute(
     rows: u64,
     policy: &Policy,
     scores: Scores,
+    derived: Option<Derivation>,
     names: &(impl Names + ?Sized),
 ) -> Result<Outcome, Breach> {
-    let budget = policy.budget_cap().map_or(header.pool, |cap| cap.min(header.pool));
+    let budget = budget(header, policy);
     let mut unpayable = None;
     let mut demanded = None;
     let (mut derivation, mut table) = (None, Table::empty());
-    match scores.total {
+    match derived {
         None => unpayable = Some(Unpayable::Overflow),
-        Some(total) => {
-            let found = Derivation::of(&scores, policy, budget.get(), total.get());
+        Some(found) => {
             let mut written = Table::write(&found, &scores, names);
             if written.paid > budget.get() && found.tariff {
                 unpayable = Some(Unpayable::OverBudget);

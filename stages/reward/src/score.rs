@@ -195,7 +195,7 @@ fn add_high(high: &mut u64, upper: u64, carry: bool) -> bool {
     over | again
 }
 
-/// The scores of an epoch in canonical order, and what they add up to.
+/// The scores of an epoch, in canonical order unless they have just been merged, and what they add up to.
 #[derive(Debug)]
 pub struct Scores {
     low: Block<u64>,
@@ -209,18 +209,18 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// Adds up the lanes.
+    /// Adds up the lanes of a snapshot of so many names. The scores stand in the order of the dictionary.
     ///
     /// # Errors
     /// The first row of the stream, if any, whose category the policy does not name.
-    pub fn merge(lanes: Vec<Lane>, names: &(impl Names + ?Sized)) -> Result<Self, UnknownCategory> {
+    pub fn merge(lanes: Vec<Lane>, names: usize) -> Result<Self, UnknownCategory> {
         if let Some(unknown) = lanes.iter().filter_map(|lane| lane.unknown).min() {
             return Err(unknown);
         }
         let overflow = lanes.iter().any(|lane| lane.rest.overflow);
         let mut lanes = lanes.into_iter();
         let Some(mut all) = lanes.next() else {
-            let low = Block::zeroed(names.len());
+            let low = Block::zeroed(names);
             return Ok(Self { low, high: None, actors: 0, positive: 0, total: Some(Amount::ZERO) });
         };
         let mut overflow = overflow;
@@ -228,17 +228,7 @@ impl Scores {
             overflow |= all.merge(&lane);
         }
         let tally = all.tally(overflow);
-        let Lane { mut low, rest: Rest { mut high, .. }, .. } = all;
-        if let Some(order) = names.order() {
-            // Beside two words a name there is no room for a second copy (contract §2: 4 x size of the snapshot).
-            match &mut high {
-                None => {
-                    let gathered = gather(&low, order);
-                    std::mem::replace(&mut low, gathered).discard();
-                }
-                Some(high) => permute(&mut low, high, order),
-            }
-        }
+        let Lane { low, rest: Rest { high, .. }, .. } = all;
         Ok(Self {
             low,
             high,
@@ -246,6 +236,21 @@ impl Scores {
             positive: tally.positive,
             total: tally.total.and_then(Amount::new),
         })
+    }
+
+    /// Puts the scores into canonical order: that of these indices, a permutation; none if that is the order in which they stand.
+    #[must_use]
+    pub fn in_order(mut self, order: Option<&[u32]>) -> Self {
+        let Some(order) = order else { return self };
+        // Beside two words a name there is no room for a second copy (contract §2: 4 x size of the snapshot).
+        match &mut self.high {
+            None => {
+                let gathered = gather(&self.low, order);
+                std::mem::replace(&mut self.low, gathered).discard();
+            }
+            Some(high) => permute(&mut self.low, high, order),
+        }
+        self
     }
 
     /// Whether all of them are below 2^64.
@@ -464,20 +469,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    struct Numbered(Vec<String>);
-
-    impl Names for Numbered {
-        fn len(&self) -> usize {
-            self.0.len()
-        }
-        fn name(&self, index: usize) -> &[u8] {
-            self.0[index].as_bytes()
-        }
-        fn order(&self) -> Option<&[u32]> {
-            None
-        }
-    }
-
     const ACTORS: usize = 7;
 
     /// A scorer with weights as they come, without a policy.
@@ -498,8 +489,7 @@ mod tests {
     }
 
     fn scores(lane: Lane) -> Scores {
-        let names = Numbered((0..ACTORS).map(|n| format!("a{n}")).collect());
-        Scores::merge(vec![lane], &names).unwrap()
+        Scores::merge(vec![lane], ACTORS).unwrap()
     }
 
     /// The bound is reached, then passed by one: up to there a lane is narrow, from there on it is wide and still exact.

@@ -5,7 +5,7 @@ use crate::derive::{Derivation, Payer};
 use crate::score::Scores;
 use rayon::prelude::*;
 use rewarder_model::memory::Block;
-use rewarder_model::{Cid, Names};
+use rewarder_model::{Bits, Cid, Names};
 use std::ops::Range;
 
 /// The canonical text in pieces that hold whole lines, its root, and the sums that came up while it was written.
@@ -22,8 +22,8 @@ pub struct Table {
     pub cut: u128,
     /// The largest payout.
     pub largest: u128,
-    /// A bit for each rank: whether there is a line for it.
-    paid_at: Vec<u64>,
+    /// The ranks for which there is a line.
+    paid_at: Bits,
 }
 
 /// Name, tab, payout, line feed, and room for what is written beyond an end and overwritten by what comes next.
@@ -62,7 +62,8 @@ struct Written {
     paid: u128,
     cut: u128,
     largest: u128,
-    paid_at: Vec<u64>,
+    /// Counted from the first rank of the part.
+    paid_at: Bits,
 }
 
 impl Written {
@@ -118,7 +119,7 @@ impl Table {
             paid: 0,
             cut: 0,
             largest: 0,
-            paid_at: Vec::new(),
+            paid_at: Bits::default(),
         }
     }
 
@@ -132,9 +133,9 @@ impl Table {
             .tasks()
             .fold(empty, |mut part, range| {
                 let start = range.start;
-                // Tasks begin at multiples of 64. The first bit of the part stands for this rank.
-                let first = start - 64 * part.paid_at.len();
-                part.paid_at.resize(part.paid_at.len() + range.len().div_ceil(64), 0);
+                // Tasks begin at multiples of 64. The part began at this rank.
+                let first = start - part.paid_at.room();
+                part.paid_at.grow(range.len());
                 scores.each_from(range, payer.dust_below(), |rank, score| {
                     let steps = payer.steps(score, rank);
                     part.cut += steps.cut;
@@ -142,7 +143,7 @@ impl Table {
                         let payout = crate::plant::payout(steps.payout, rank);
                         let index = order.map_or(rank, |order| order[rank] as usize);
                         part.line(scores.len() - start, names.place(index), payout);
-                        part.paid_at[(rank - first) / 64] |= 1 << (rank % 64);
+                        part.paid_at.insert(rank - first);
                         part.recipients += 1;
                         part.paid += steps.payout;
                         part.largest = part.largest.max(steps.payout);
@@ -152,14 +153,15 @@ impl Table {
             })
             .collect();
         let mut table = Self::empty();
-        for part in parts {
+        let parts = parts.into_iter().map(|part| {
             table.recipients += part.recipients;
             table.paid += part.paid;
             table.cut += part.cut;
             table.largest = table.largest.max(part.largest);
-            table.paid_at.extend_from_slice(&part.paid_at);
             table.text.extend(part.full.into_iter().chain(part.piece));
-        }
+            part.paid_at
+        });
+        table.paid_at = Bits::join(parts);
         table
     }
 
@@ -180,8 +182,8 @@ impl Table {
     /// The ranks, cut into ranges with a line at least and so many at the most, or 64 if that is more.
     pub fn cut(&self, lines: usize) -> Vec<Range<usize>> {
         let (mut ranges, mut start, mut count) = (Vec::new(), 0, 0);
-        for (at, word) in self.paid_at.iter().enumerate() {
-            let more = word.count_ones() as usize;
+        for (at, more) in self.paid_at.counts().enumerate() {
+            let more = more as usize;
             if count + more > lines.max(64) {
                 ranges.push(start..64 * at);
                 (start, count) = (64 * at, 0);
@@ -189,25 +191,15 @@ impl Table {
             count += more;
         }
         if count > 0 {
-            ranges.push(start..64 * self.paid_at.len());
+            ranges.push(start..self.paid_at.room());
         }
         ranges
     }
 
     /// Each rank of a range for which there is a line.
     #[inline]
-    pub(crate) fn each_paid(&self, ranks: Range<usize>, mut take: impl FnMut(usize)) {
-        let words = ranks.start / 64..ranks.end.div_ceil(64).min(self.paid_at.len());
-        for (at, word) in words.clone().zip(self.paid_at.get(words).unwrap_or_default()) {
-            let mut bits = *word;
-            while bits != 0 {
-                let rank = 64 * at + bits.trailing_zeros() as usize;
-                if ranks.contains(&rank) {
-                    take(rank);
-                }
-                bits &= bits - 1;
-            }
-        }
+    pub fn each_paid(&self, ranks: Range<usize>, take: impl FnMut(usize)) {
+        self.paid_at.each(ranks, take);
     }
 
     /// Number of bytes of the text.

@@ -8,7 +8,7 @@ use num_bigint::BigUint;
 use proptest::prelude::*;
 use rewarder_model::manifest::{Status, Unpayable};
 use rewarder_model::{Cid, Names, Policy, SnapshotHeader};
-use rewarder_reward::{Derivation, Lane, Outcome, Payer, Scorer, Scores, compute, lines};
+use rewarder_reward::{Derivation, Lane, Outcome, Payer, Scorer, Scores, compute, derive, lines, payable};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// 10^38: no amount and no total of scores reaches it.
@@ -153,13 +153,21 @@ impl Case {
             let rows: Vec<Row> = piece.iter().map(|(_, row)| *row).collect();
             add(&scorer, &mut filled[lane(piece[0].0)], piece[0].0 as u64, &rows);
         }
-        Scores::merge(filled, &self.actors).expect("all categories have weights")
+        let merged = Scores::merge(filled, self.actors.len()).expect("all categories have weights");
+        merged.in_order(self.actors.order())
     }
 
     fn outcome(&self, scores: Scores) -> Outcome {
-        let rows = self.rows.len() as u64;
-        compute(&self.header(), Cid::of(b"inputs"), rows, &self.policy(), scores, &self.actors)
-            .expect("no breach")
+        let (header, policy, rows) = (self.header(), self.policy(), self.rows.len() as u64);
+        let derived = derive(&header, &policy, &scores);
+        let payable = derived.as_ref().map(|derived| payable(derived, &scores));
+        let outcome = compute(&header, Cid::of(b"inputs"), rows, &policy, scores, derived, &self.actors)
+            .expect("no breach");
+        // Whoever is paid was known to be payable before names were at hand.
+        if let Some(payable) = payable {
+            outcome.table.each_paid(0..self.actors.len(), |rank| assert!(payable.contains(rank)));
+        }
+        outcome
     }
 
     fn run(&self) -> Outcome {
@@ -801,7 +809,7 @@ fn the_first_unknown_category_is_named() {
     add(&scorer, &mut one, 40, &[(0, 0, 1), (0, 3, 0), (0, 2, 1)]);
     add(&scorer, &mut two, 10, &[(0, 0, 1), (0, 1, 0)]);
     add(&scorer, &mut two, 20, &[(0, 1, 1), (0, 1, 0), (0, 2, 0)]);
-    let unknown = Scores::merge(vec![one, two], &case.actors).unwrap_err();
+    let unknown = Scores::merge(vec![one, two], case.actors.len()).unwrap_err();
     assert_eq!((unknown.row, unknown.category), (22, 2));
 }
 

@@ -69,9 +69,7 @@ impl RowSink for Sums {
 }
 
 fn decoded(bytes: &[u8], expected: Option<Cid>) -> Result<Decoded<Lane>, DecodeError> {
-    decode(bytes, expected, &Progress::default(), |_: &SnapshotHeader, _: &Dictionary, _: &Dictionary| {
-        Some(Sums)
-    })
+    decode(bytes, expected, &Progress::default(), |_: &SnapshotHeader, _: usize, _: &Dictionary| Some(Sums))
 }
 
 /// Nothing is said of bytes that are not the ones asked for; what decodes decodes to the same, whoever asks; and the other two

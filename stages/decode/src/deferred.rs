@@ -1,0 +1,304 @@
+//! An actor dictionary that is passed over, and read when the rows are in: only then is it known whose names are wanted, and of
+//! most epochs those of a few. Its bytes are read once all the same, and no memory is taken for names that nobody asks for.
+//!
+//! The law: what comes of it is what would have come of reading it in its turn. Names are sifted only while they are plain, with
+//! offsets in order, rules kept and ascending; at the first that is not, the dictionary is read as a whole from its beginning, by
+//! the same code as one that was not passed over, and that says what is wrong with it.
+
+use crate::dictionary::{Chosen, Dictionary, Kind, Reading, Values, tasks};
+use crate::error::Broken;
+use crate::frame::Layout;
+use crate::read::{Blocks, Hashing, Held, Stop};
+use crate::source::Source;
+use crate::tree::LEAF_BYTES;
+use rewarder_model::Bits;
+use rewarder_model::memory::Block;
+use rewarder_model::name::ACTOR_BYTES_MAX;
+use std::io;
+use std::ops::Range;
+
+/// From so many bytes on that do not have to be looked at yet a dictionary is passed over.
+pub(crate) const PASSED_BYTES_MIN: u64 = 1 << 20;
+/// Values at the beginning by which it is guessed whether a dictionary is in order. One that is not is needed as a whole.
+const GUESSED_BY: u64 = 256;
+/// Names are sifted out if they are at most so large a part of all bytes; of more the whole dictionary is kept.
+const CHOSEN_PART_MAX: u64 = 4;
+
+/// Where a dictionary is that has been passed over, and what of it was at hand.
+pub(crate) struct Deferred {
+    /// Number of its message.
+    pub message: u64,
+    /// Where its body begins in the stream.
+    pub body: u64,
+    /// And where it ends.
+    pub end: u64,
+    pub layout: Layout<1>,
+    /// What had been read of it.
+    pub head: Blocks,
+    /// The end of the body, which is read together with what follows.
+    pub tail: Vec<u8>,
+}
+
+impl Deferred {
+    /// Number of values.
+    pub fn len(&self) -> u64 {
+        self.layout.rows
+    }
+
+    /// Whether a dictionary may be passed over of which `passed` bytes would be: if it is laid out as all writers do it and looks
+    /// as if it were in order. A guess: what is wrong with it is found when it is read.
+    pub fn is_worth_it(source: &(impl Source + ?Sized), body: u64, layout: &Layout<1>, passed: u64) -> bool {
+        let (offsets, values) = (layout.data[0], layout.values);
+        let plain = layout.validity[0].len == 0 && offsets.offset + offsets.len <= values.offset;
+        passed >= PASSED_BYTES_MIN
+            && plain
+            && u32::try_from(layout.rows).is_ok()
+            // A source that fails fails again when it is read in earnest.
+            && begins_in_order(source, body, layout).unwrap_or(false)
+    }
+
+    /// Where the last leaf of the body begins, which is read together with what follows.
+    pub fn tail_at(&self) -> u64 {
+        tail_at(self.end)
+    }
+
+    /// Reads it, with `hashing` at the bytes that were passed over: the names that are wanted, a bit for each of them, or all.
+    pub fn read(
+        self,
+        hashing: &mut Hashing<'_, impl Source + ?Sized>,
+        wanted: Option<Bits>,
+    ) -> Result<Dictionary, Stop> {
+        let begin = hashing.at;
+        if let Some(wanted) = wanted.filter(|wanted| self.are_few(wanted)) {
+            if let Some(chosen) = self.sift(hashing, wanted)? {
+                return Ok(Dictionary::of_chosen(chosen, self.layout.rows as usize));
+            }
+            hashing.begin_again(begin);
+        }
+        let located = |broken: Broken| broken.column(Kind::Actor.column()).message(self.message);
+        let mut reading = Reading::new(self.body, (self.end - self.body) as usize, &self.layout, Kind::Actor)
+            .map_err(located)?;
+        let (_, all) = reading.split(self.body);
+        self.head.copy(self.body, &mut all[..(self.head.read - self.body) as usize]);
+        let tail = all.len() - self.tail.len();
+        all[tail..].copy_from_slice(&self.tail);
+        while hashing.at < hashing.end {
+            let (ready, rest) = reading.split(hashing.at);
+            let here = &mut rest[..(hashing.end - hashing.at) as usize];
+            let (held, checked) = hashing.window_into(here, |at, piece| ready.check_piece(at, piece))?;
+            hashing.give_back(held);
+            reading.note(hashing.at, checked).map_err(located)?;
+        }
+        Ok(reading.finish().map_err(located)?)
+    }
+
+    fn are_few(&self, wanted: &Bits) -> bool {
+        wanted.count() * CHOSEN_PART_MAX <= self.len()
+    }
+
+    /// The names that are wanted; none if the dictionary is not plain.
+    fn sift(
+        &self,
+        hashing: &mut Hashing<'_, impl Source + ?Sized>,
+        wanted: Bits,
+    ) -> Result<Option<Chosen>, Stop> {
+        // What comes before the text, the offsets among it. Only what the stream has filled is looked at.
+        let mut front = Block::<u8>::scratch(self.layout.values.offset as usize);
+        let text_at = self.body + front.len() as u64;
+        let mut filled = (self.head.read.min(text_at) - self.body) as usize;
+        self.head.copy(self.body, &mut front[..filled]);
+        // The window in which the text begins, unless that is in the head.
+        let mut held = None;
+        while filled < front.len() && hashing.at < hashing.end {
+            hashing.give_back(held);
+            (held, _) = hashing.window_into(&mut front[filled..], |_, _| ())?;
+            filled = front.len().min((hashing.at - self.body) as usize);
+        }
+        let mut last = &self.tail[..];
+        if filled < front.len() {
+            let (here, beyond) = last.split_at((front.len() - filled).min(last.len()));
+            front[filled..].copy_from_slice(here);
+            last = beyond;
+        }
+        let offsets = self.layout.data[0];
+        let offsets = front[offsets.offset as usize..(offsets.offset + offsets.len) as usize].as_chunks().0;
+        let text = self.layout.values.len as usize;
+        if !are_plain(offsets, text) {
+            return Ok(None);
+        }
+        let sieve = Sieve { offsets, text, wanted: &wanted };
+        let mut seams =
+            Seams { sieve: &sieve, carried: Vec::new(), at: 0, next: 0, ends: Vec::new(), text: Vec::new() };
+        let (mut plain, mut at) = (true, 0);
+        let early = self.head.pieces(text_at..self.head.read.max(text_at));
+        for piece in early.chain(held.iter().map(Held::bytes)) {
+            plain = plain && seams.take(sieve.look(at, piece));
+            at += piece.len();
+        }
+        hashing.give_back(held);
+        let looked = hashing.leaves(|at, leaf| sieve.look((at - text_at) as usize, leaf))?;
+        for looked in looked {
+            plain = plain && seams.take(looked);
+        }
+        plain = plain && seams.take(sieve.look((self.end - text_at) as usize - last.len(), last));
+        let Seams { next, ends, text, .. } = seams;
+        let all = plain && next as u64 == self.len();
+        Ok(all.then(|| Chosen::new(wanted, ends, text)))
+    }
+}
+
+/// Where the leaf begins in which a body ends.
+pub(crate) fn tail_at(end: u64) -> u64 {
+    end / LEAF_BYTES as u64 * LEAF_BYTES as u64
+}
+
+/// Whether the first names of a dictionary ascend.
+fn begins_in_order(source: &(impl Source + ?Sized), body: u64, layout: &Layout<1>) -> io::Result<bool> {
+    let count = layout.rows.min(GUESSED_BY);
+    let mut bytes = vec![0; 4 * (count as usize + 1)];
+    source.read_at(body + layout.data[0].offset, &mut bytes)?;
+    let offsets = bytes.as_chunks().0;
+    let end = offsets.last().map_or(0, |last| u64::from(u32::from_le_bytes(*last)));
+    if count == 0 || end > layout.values.len.min(count * ACTOR_BYTES_MAX as u64) {
+        return Ok(false);
+    }
+    let mut text = vec![0; end as usize];
+    source.read_at(body + layout.values.offset, &mut text)?;
+    let names = Values { offsets, text: &text, at: 0 };
+    Ok((0..count as usize).all(|index| names.follows(index)))
+}
+
+/// Whether values follow each other from the first byte to within the last of `text`, each as long as a name may be.
+fn are_plain(offsets: &[[u8; 4]], text: usize) -> bool {
+    let offset = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
+    let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return false };
+    // Without early exit, so that the compiler makes vectors of it. A negative length is a very large one.
+    let bad = offsets.iter().zip(&offsets[1..]).fold(false, |bad, (start, end)| {
+        bad | (offset(end).wrapping_sub(offset(start)).wrapping_sub(1) >= ACTOR_BYTES_MAX as u32)
+    });
+    offset(first) == 0 && offset(last) as usize <= text && !bad
+}
+
+/// Finds the names that are wanted in pieces of the text, on whatever thread has a piece in its cache.
+struct Sieve<'a> {
+    /// One more than there are values, and plain.
+    offsets: &'a [[u8; 4]],
+    /// Bytes of the text.
+    text: usize,
+    wanted: &'a Bits,
+}
+
+/// What has been found in a piece of the text.
+struct Looked {
+    /// Whether its whole values obey the rules and ascend.
+    plain: bool,
+    /// The values that are whole in it.
+    whole: Range<usize>,
+    /// Its bytes up to the end of the first of these, and from the beginning of the last; all of them where none is whole.
+    begin: Vec<u8>,
+    end: Vec<u8>,
+    /// The names that are wanted among those that are whole.
+    chosen: Names,
+}
+
+/// Names one behind the other.
+#[derive(Default)]
+struct Names {
+    lengths: Vec<u16>,
+    text: Vec<u8>,
+}
+
+/// Whether some values obey the rules and ascend.
+fn are_in_order(values: &Values<'_>, range: &Range<usize>) -> bool {
+    tasks(range).all(|task| matches!(values.check(task, Kind::Actor), Ok(true)))
+}
+
+impl Sieve<'_> {
+    /// How many values end at this place of the text or before.
+    fn ended(&self, at: usize) -> usize {
+        self.offsets.partition_point(|end| u32::from_le_bytes(*end) as usize <= at).saturating_sub(1)
+    }
+
+    fn offset(&self, index: usize) -> usize {
+        self.offsets.get(index).map_or(usize::MAX, |offset| u32::from_le_bytes(*offset) as usize)
+    }
+
+    /// Looks at a piece that begins at `at` of the text; what is behind the text belongs to no value.
+    fn look(&self, at: usize, piece: &[u8]) -> Looked {
+        let piece = &piece[..piece.len().min(self.text.saturating_sub(at))];
+        let first = self.offsets.partition_point(|start| (u32::from_le_bytes(*start) as usize) < at);
+        let whole = first..self.ended(at + piece.len()).max(first);
+        let (begin, end) = match whole.is_empty() {
+            true => (piece, piece),
+            false => (&piece[..self.offset(first + 1) - at], &piece[self.offset(whole.end - 1) - at..]),
+        };
+        let values = Values { offsets: self.offsets, text: piece, at };
+        let plain = are_in_order(&values, &whole);
+        let chosen = if plain { self.names(&values, whole.clone()) } else { Names::default() };
+        Looked { plain, whole, begin: begin.to_vec(), end: end.to_vec(), chosen }
+    }
+
+    fn names(&self, values: &Values<'_>, range: Range<usize>) -> Names {
+        let mut names = Names::default();
+        self.wanted.each(range, |index| {
+            let (start, end) = values.bounds(index);
+            names.lengths.push((end - start) as u16);
+            names.text.extend_from_slice(&values.text[start..end]);
+        });
+        names
+    }
+}
+
+/// Puts pieces together, and looks at what lies across two of them.
+struct Seams<'a> {
+    sieve: &'a Sieve<'a>,
+    /// What has been carried over: the last value that was whole, and the beginning of one that was not.
+    carried: Vec<u8>,
+    /// Where that begins in the text.
+    at: usize,
+    /// The first value that has not been looked at.
+    next: usize,
+    /// Where each name that is wanted ends.
+    ends: Vec<u32>,
+    text: Vec<u8>,
+}
+
+impl Seams<'_> {
+    /// Takes the next piece; whether all is plain so far.
+    fn take(&mut self, piece: Looked) -> bool {
+        let Looked { plain, whole, begin, end, chosen } = piece;
+        self.carried.extend_from_slice(&begin);
+        let sieve = self.sieve;
+        let values = Values { offsets: sieve.offsets, text: &self.carried, at: self.at };
+        // Those that lie across, and to compare them with it the first that is whole.
+        let seam = self.next..sieve.ended(self.at + self.carried.len()).max(self.next);
+        if !plain || !are_in_order(&values, &seam) {
+            return false;
+        }
+        let across = match whole.is_empty() {
+            true => seam.clone(),
+            false => seam.start..whole.start,
+        };
+        let names = sieve.names(&values, across);
+        self.add(names);
+        self.add(chosen);
+        if whole.is_empty() {
+            self.next = seam.end;
+            let at = self.next.checked_sub(1).map_or(0, |last| sieve.offset(last));
+            self.carried.drain(..at - self.at);
+            self.at = at;
+        } else {
+            (self.next, self.carried, self.at) = (whole.end, end, sieve.offset(whole.end - 1));
+        }
+        true
+    }
+
+    fn add(&mut self, names: Names) {
+        let mut end = self.text.len() as u32;
+        self.ends.extend(names.lengths.iter().map(|length| {
+            end += u32::from(*length);
+            end
+        }));
+        self.text.extend_from_slice(&names.text);
+    }
+}
