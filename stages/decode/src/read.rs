@@ -24,8 +24,6 @@ const LEAVES_PER_THREAD: usize = (1 << 20) / LEAF_BYTES;
 /// A smaller snapshot is read a leaf for each thread at a time: three windows are in memory at once, and contract §2 leaves little
 /// beside a small one (four times its size and 16 MiB).
 const SMALL_BYTES: u64 = 10 << 20;
-/// The same where nothing is handed on: there is less waiting for each other the larger a window is.
-const LEAVES_HASHED_ONLY: usize = (4 << 20) / LEAF_BYTES;
 /// So many windows are read together where all of it goes to where it stays.
 const WINDOWS_DIRECT: u64 = 4;
 /// A row costs less than reading and hashing its bytes, so half of the threads are enough to take rows in; the others
@@ -175,8 +173,11 @@ pub fn decode<S: RowSink>(
 /// # Errors
 /// The source's own.
 pub fn hash(source: &(impl Source + ?Sized), progress: &Progress) -> io::Result<Cid> {
-    let mut hashing = Hashing::new(source, progress, LEAVES_HASHED_ONLY);
-    hashing.rest()?;
+    let mut hashing = Hashing::new(source, progress, 1);
+    match source.len() > LEAF_BYTES as u64 {
+        true => drop(hashing.leaves(|_, _| ())?),
+        false => hashing.rest()?,
+    }
     Ok(hashing.root())
 }
 
