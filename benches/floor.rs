@@ -4,9 +4,11 @@
 //! --additions ACTORS` adds to so many sums in no order, nothing checked, decoded or hashed, and prints nanoseconds a row: the least
 //! that rows cost where sums do not fit into a core's own cache, which is as many misses under way as the core can have. `floor
 //! --lines ACTORS` makes so many lines of text out of names and numbers that are there, nothing looked at, and hashes it, and
-//! prints nanoseconds a line: the least that a canonical table costs. `floor FILE THREADS ROWS ACTORS OUT BYTES` does all of it, one
-//! behind the other and each on all threads: reads and hashes, adds, makes lines, and writes so many bytes to a new file. Made-up
-//! rows and names are there before its clock starts. No program that does the job on these cores takes less.
+//! prints nanoseconds a line: the least that a canonical table costs. `floor FILE THREADS ROWS ACTORS OUT BYTES [LINES]` does all of
+//! it, one behind the other and each on all threads: reads and hashes, adds, makes lines (one for each actor, if it is not said how
+//! many), and writes so many bytes to a new file. Made-up rows and names are there before its clock starts. No program that does the
+//! job on these cores takes less. `floor FILE THREADS --upload OUT` reads and hashes, and then sends the file to another thread over
+//! loopback, which hashes it too, writes it to OUT and makes it durable: the least that an upload costs, without any HTTP.
 
 mod draw;
 
@@ -14,9 +16,11 @@ use draw::SplitMix64;
 use rewarder_decode::{FileSource, Progress, hash};
 use rewarder_model::memory::{Block, prefetch};
 use std::fs::File;
-use std::io::Error;
+use std::io::{Error, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// Rows that are added again and again: their keys take four megabytes, read in order.
@@ -105,14 +109,16 @@ fn lines(actors: usize) -> f64 {
 fn least(
     pool: &rayon::ThreadPool,
     file: &str,
-    [made, actors, bytes]: [usize; 3],
+    [made, actors, bytes, lines]: [usize; 4],
     out: &str,
 ) -> Result<f64, Error> {
     let threads = pool.current_num_threads();
+    // As if each thread had the rows of its own actors.
+    let actors = actors.div_ceil(threads);
     let work = rows(actors);
     let (_, ahead) = additions(actors);
     let tables: Vec<Mutex<Table>> =
-        (0..threads).map(|_| Mutex::new(Table::made_up(actors.div_ceil(threads)))).collect();
+        (0..threads).map(|_| Mutex::new(Table::made_up(lines.div_ceil(threads)))).collect();
     // The memory of the lines is not fresh: whoever does the job may write them block by block into the same.
     pool.broadcast(|at| tables[at.index()].lock().expect("one thread a table").write());
 
@@ -143,11 +149,59 @@ fn least(
     Ok(begun.elapsed().as_secs_f64() * 1e3)
 }
 
+/// Milliseconds of reading, hashing, sending, hashing again, writing and making durable, and of nothing else.
+fn upload(pool: &rayon::ThreadPool, file: &str, out: &str) -> Result<f64, Error> {
+    /// Bytes that the disk is asked for together.
+    const SYNC_EVERY: u64 = 8 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let (source, stored) = (File::open(file)?, File::create(out)?);
+    let len = source.metadata()?.len();
+
+    let begun = Instant::now();
+    let named = FileSource::new(source.try_clone()?)?;
+    let cid = pool.install(|| hash(&named, &Progress::default()))?;
+    let receive = move || -> Result<blake3::Hash, Error> {
+        let (mut peer, _) = listener.accept()?;
+        let mut piece = vec![0; PIECE];
+        let (mut hasher, mut got) = (blake3::Hasher::new(), 0);
+        let mut syncing: Option<JoinHandle<Result<(), Error>>> = None;
+        while got < len {
+            let count = peer.read(&mut piece)?;
+            if count == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            hasher.update(&piece[..count]);
+            (&stored).write_all(&piece[..count])?;
+            let before = got;
+            got += count as u64;
+            if got / SYNC_EVERY > before / SYNC_EVERY && syncing.as_ref().is_none_or(JoinHandle::is_finished)
+            {
+                let file = stored.try_clone()?;
+                syncing = Some(std::thread::spawn(move || file.sync_data()));
+            }
+        }
+        stored.sync_data()?;
+        Ok(hasher.finalize())
+    };
+    let receiver = std::thread::spawn(receive);
+    let mut peer = TcpStream::connect(address)?;
+    let mut piece = vec![0; PIECE];
+    for at in (0..len).step_by(PIECE) {
+        let part = &mut piece[..(len - at).min(PIECE as u64) as usize];
+        source.read_exact_at(part, at)?;
+        peer.write_all(part)?;
+    }
+    let arrived = receiver.join().map_err(|_| Error::other("the receiver failed"))??;
+    assert_eq!(cid, arrived.into(), "what was sent arrived");
+    Ok(begun.elapsed().as_secs_f64() * 1e3)
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let Some(file) = args.next() else {
         eprintln!(
-            "usage: floor FILE [THREADS [ROWS ACTORS OUT BYTES]] | floor --touch BYTES | floor --additions ACTORS | floor --lines ACTORS"
+            "usage: floor FILE [THREADS [ROWS ACTORS OUT BYTES [LINES]]] | floor FILE THREADS --upload OUT | floor --touch BYTES | floor --additions ACTORS | floor --lines ACTORS"
         );
         std::process::exit(64);
     };
@@ -171,12 +225,18 @@ fn main() {
     let threads = args.next().and_then(|n| n.parse().ok()).unwrap_or(0);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
     let more: Vec<String> = args.collect();
-    if let [rows, actors, out, bytes] = more.as_slice() {
-        let [rows, actors, bytes] = [rows, actors, bytes].map(|number| number.parse().expect("a number"));
-        println!(
-            "{:.2} ms",
-            least(&pool, &file, [rows, actors, bytes], out).expect("files can be read and written")
-        );
+    let taken = match more.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => None,
+        ["--upload", out] => Some(upload(&pool, &file, out)),
+        [rows, actors, out, bytes, lines @ ..] => {
+            let lines = lines.first().unwrap_or(actors);
+            let numbers = [rows, actors, bytes, lines].map(|number| number.parse().expect("a number"));
+            Some(least(&pool, &file, numbers, out))
+        }
+        _ => panic!("too few arguments"),
+    };
+    if let Some(taken) = taken {
+        println!("{:.2} ms", taken.expect("files can be read and written, and loopback is there"));
         return;
     }
     let begun = Instant::now();

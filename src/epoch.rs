@@ -29,7 +29,7 @@ pub struct ScoredEpoch {
     /// Their scores, in canonical order.
     pub scores: Scores,
     /// From what every payout follows, if it has been found already.
-    derivation: Option<Derivation>,
+    pub derivation: Option<Derivation>,
     /// The policy that scored them.
     pub policy: Policy,
 }

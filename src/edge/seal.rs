@@ -54,7 +54,7 @@ fn charge_moved(context: &Context, pass: &Pass, before: u64, more: u64) {
 
 /// Bytes handed to the disk at once: enough that a thread's turn is worth it, and few enough that they are still in the
 /// processor's cache when they are written and hashed.
-const WRITE_BYTES: usize = 256 * 1024;
+const WRITE_BYTES: usize = 512 * 1024;
 
 /// Chunks below this are gathered: a sender of tiny ones must not make us keep a list of them, nor the buffers they came in.
 const GATHERED_BYTES: usize = 16 * 1024;

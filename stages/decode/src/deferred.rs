@@ -5,7 +5,7 @@
 //! offsets in order, rules kept and ascending; at the first that is not, the dictionary is read as a whole from its beginning, by
 //! the same code as one that was not passed over, and that says what is wrong with it.
 
-use crate::dictionary::{Chosen, Dictionary, Kind, Reading, Values, tasks};
+use crate::dictionary::{Dictionary, Kind, Reading, Values, tasks};
 use crate::error::Broken;
 use crate::frame::Layout;
 use crate::read::{Blocks, Hashing, Held, Stop};
@@ -70,8 +70,8 @@ impl Deferred {
     ) -> Result<Dictionary, Stop> {
         let begin = hashing.at;
         if let Some(wanted) = wanted.filter(|wanted| self.are_few(wanted)) {
-            if let Some(chosen) = self.sift(hashing, wanted)? {
-                return Ok(Dictionary::of_chosen(chosen, self.layout.rows as usize));
+            if let Some(Names { lengths, text }) = self.sift(hashing, &wanted)? {
+                return Ok(Dictionary::of_chosen(self.layout.rows as usize, wanted, &lengths, &text));
             }
             hashing.begin_again(begin);
         }
@@ -100,8 +100,8 @@ impl Deferred {
     fn sift(
         &self,
         hashing: &mut Hashing<'_, impl Source + ?Sized>,
-        wanted: Bits,
-    ) -> Result<Option<Chosen>, Stop> {
+        wanted: &Bits,
+    ) -> Result<Option<Names>, Stop> {
         // What comes before the text, the offsets among it. Only what the stream has filled is looked at.
         let mut front = Block::<u8>::scratch(self.layout.values.offset as usize);
         let text_at = self.body + front.len() as u64;
@@ -126,9 +126,9 @@ impl Deferred {
         if !are_plain(offsets, text) {
             return Ok(None);
         }
-        let sieve = Sieve { offsets, text, wanted: &wanted };
+        let sieve = Sieve { offsets, text, wanted };
         let mut seams =
-            Seams { sieve: &sieve, carried: Vec::new(), at: 0, next: 0, ends: Vec::new(), text: Vec::new() };
+            Seams { sieve: &sieve, carried: Vec::new(), at: 0, next: 0, chosen: Names::default() };
         let (mut plain, mut at) = (true, 0);
         let early = self.head.pieces(text_at..self.head.read.max(text_at));
         for piece in early.chain(held.iter().map(Held::bytes)) {
@@ -141,9 +141,8 @@ impl Deferred {
             plain = plain && seams.take(looked);
         }
         plain = plain && seams.take(sieve.look((self.end - text_at) as usize - last.len(), last));
-        let Seams { next, ends, text, .. } = seams;
-        let all = plain && next as u64 == self.len();
-        Ok(all.then(|| Chosen::new(wanted, ends, text)))
+        let Seams { next, chosen, .. } = seams;
+        Ok((plain && next as u64 == self.len()).then_some(chosen))
     }
 }
 
@@ -208,6 +207,13 @@ struct Names {
     text: Vec<u8>,
 }
 
+impl Names {
+    fn add(&mut self, more: Self) {
+        self.lengths.extend(more.lengths);
+        self.text.extend(more.text);
+    }
+}
+
 /// Whether some values obey the rules and ascend.
 fn are_in_order(values: &Values<'_>, range: &Range<usize>) -> bool {
     tasks(range).all(|task| matches!(values.check(task, Kind::Actor), Ok(true)))
@@ -258,9 +264,8 @@ struct Seams<'a> {
     at: usize,
     /// The first value that has not been looked at.
     next: usize,
-    /// Where each name that is wanted ends.
-    ends: Vec<u32>,
-    text: Vec<u8>,
+    /// The names that are wanted.
+    chosen: Names,
 }
 
 impl Seams<'_> {
@@ -279,9 +284,8 @@ impl Seams<'_> {
             true => seam.clone(),
             false => seam.start..whole.start,
         };
-        let names = sieve.names(&values, across);
-        self.add(names);
-        self.add(chosen);
+        self.chosen.add(sieve.names(&values, across));
+        self.chosen.add(chosen);
         if whole.is_empty() {
             self.next = seam.end;
             let at = self.next.checked_sub(1).map_or(0, |last| sieve.offset(last));
@@ -291,14 +295,5 @@ impl Seams<'_> {
             (self.next, self.carried, self.at) = (whole.end, end, sieve.offset(whole.end - 1));
         }
         true
-    }
-
-    fn add(&mut self, names: Names) {
-        let mut end = self.text.len() as u32;
-        self.ends.extend(names.lengths.iter().map(|length| {
-            end += u32::from(*length);
-            end
-        }));
-        self.text.extend_from_slice(&names.text);
     }
 }

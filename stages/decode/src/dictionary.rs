@@ -23,42 +23,35 @@ const VALUES_ALIKE: usize = 64;
 /// that are wanted, where a sink has said which these are.
 #[derive(Debug)]
 pub struct Dictionary {
-    kept: Kept,
+    body: Body,
+    offsets: Range<usize>,
+    values: Range<usize>,
     len: usize,
     /// Indices in byte order of the values; none when the values stand in that order.
     order: Option<Vec<u32>>,
-}
-
-#[derive(Debug)]
-enum Kept {
-    All { body: Body, offsets: Range<usize>, values: Range<usize> },
-    Chosen(Chosen),
+    /// Which values are kept, if not all of them are.
+    chosen: Option<Chosen>,
 }
 
 /// Some values of a dictionary.
 #[derive(Debug)]
-pub(crate) struct Chosen {
+struct Chosen {
     /// Their indices.
     which: Bits,
     /// How many of them come before each 64 indices.
     before: Vec<u32>,
-    /// Where each ends in the text.
-    ends: Vec<u32>,
-    text: Vec<u8>,
 }
 
 impl Chosen {
-    /// The values with these indices, as text and the end of each in it.
-    pub fn new(which: Bits, ends: Vec<u32>, text: Vec<u8>) -> Self {
+    fn new(which: Bits) -> Self {
         let before = which.counts().scan(0, |sum, count| Some(std::mem::replace(sum, *sum + count)));
-        Self { before: before.collect(), which, ends, text }
+        Self { before: before.collect(), which }
     }
 
-    fn bounds(&self, index: usize) -> (usize, usize) {
+    /// Which of those that are kept has this index among all.
+    fn at(&self, index: usize) -> usize {
         assert!(self.which.contains(index), "a value that was wanted");
-        let at = self.before[index / 64] as usize + self.which.below(index);
-        let end = |at: usize| self.ends[at] as usize;
-        (at.checked_sub(1).map_or(0, end), end(at))
+        self.before[index / 64] as usize + self.which.below(index)
     }
 }
 
@@ -87,16 +80,22 @@ impl Kind {
 impl Dictionary {
     /// A dictionary without values, for a stream without batches.
     pub fn empty() -> Self {
-        Self::of_all(Body::zeroed(0), 0..0, 0..0, 0)
+        Self { body: Body::zeroed(0), offsets: 0..0, values: 0..0, len: 0, order: None, chosen: None }
     }
 
-    fn of_all(body: Body, offsets: Range<usize>, values: Range<usize>, len: usize) -> Self {
-        Self { kept: Kept::All { body, offsets, values }, len, order: None }
-    }
-
-    /// A dictionary of so many values in order, of which some are kept.
-    pub(crate) fn of_chosen(chosen: Chosen, len: usize) -> Self {
-        Self { kept: Kept::Chosen(chosen), len, order: None }
+    /// A dictionary of so many values in order, of which these are kept: the text and the lengths of them.
+    pub(crate) fn of_chosen(len: usize, which: Bits, lengths: &[u16], text: &[u8]) -> Self {
+        let offsets = 0..4 * (lengths.len() + 1);
+        let values = offsets.end..offsets.end + text.len();
+        let mut body = Body::scratch(values.end);
+        let (ends, names) = body.split_at_mut(offsets.end);
+        let mut end = 0u32;
+        for (to, length) in ends.as_chunks_mut().0.iter_mut().zip([0].iter().chain(lengths)) {
+            end += u32::from(*length);
+            *to = end.to_le_bytes();
+        }
+        names.copy_from_slice(text);
+        Self { body, offsets, values, len, order: None, chosen: Some(Chosen::new(which)) }
     }
 
     /// Number of values.
@@ -115,6 +114,7 @@ impl Dictionary {
     /// When there is none, as keys are checked before they are handed on; or when the sink did not want it.
     #[inline]
     pub fn value(&self, index: usize) -> &[u8] {
+        assert!(index < self.len, "a checked dictionary key");
         let (text, start, end) = self.place(index);
         &text[start..end]
     }
@@ -142,19 +142,13 @@ impl Dictionary {
     /// The text in which a value stands, and where.
     #[inline]
     fn place(&self, index: usize) -> (&[u8], usize, usize) {
-        assert!(index < self.len, "a checked dictionary key");
-        match &self.kept {
-            Kept::All { body, offsets, values } => {
-                let offsets = body[offsets.clone()].as_chunks().0;
-                let values = Values { offsets, text: &body[values.clone()], at: 0 };
-                let (start, end) = values.bounds(index);
-                (values.text, start, end)
-            }
-            Kept::Chosen(chosen) => {
-                let (start, end) = chosen.bounds(index);
-                (&chosen.text, start, end)
-            }
-        }
+        let values = Values {
+            offsets: self.body[self.offsets.clone()].as_chunks().0,
+            text: &self.body[self.values.clone()],
+            at: 0,
+        };
+        let (start, end) = values.bounds(self.chosen.as_ref().map_or(index, |chosen| chosen.at(index)));
+        (values.text, start, end)
     }
 
     /// Sorts indices by value; equal neighbours are duplicates.
@@ -291,7 +285,7 @@ impl Reading {
         let sorted = ready.check(checked..ready.len)?;
         let sorted = self.sorted && sorted;
         let Self { body, offsets, values, len, .. } = self;
-        let mut this = Dictionary::of_all(body, offsets, values, len);
+        let mut this = Dictionary { body, offsets, values, len, order: None, chosen: None };
         if !sorted {
             this.order = Some(this.sort()?);
         }
