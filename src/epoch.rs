@@ -9,7 +9,7 @@ use rewarder_decode::{DecodeError, Decoded, Dictionary, Progress, RowSink, Rows,
 pub use rewarder_model::Names;
 use rewarder_model::{Bits, Cid, Policy, Reason, SnapshotHeader};
 use rewarder_reward::{Breach, Derivation, Lane, Outcome, Scorer, Scores, UnknownCategory};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 /// Whether a snapshot may be computed at all, judged by its header before any arithmetic: tenant, epoch, and whatever else
 /// the request or its capability demands.
@@ -41,10 +41,10 @@ struct Scoring<'a> {
     policy: &'a Policy,
     actors: usize,
     /// Where the result goes if it is wanted before the names.
-    early: &'a OnceLock<Early>,
+    early: &'a Mutex<Option<Early>>,
 }
 
-/// What is known before the names are: the scores as the dictionary has them, and the derivation if that is the names' order.
+/// What is known before the names are, which then are in order.
 struct Early {
     scores: Result<Scores, UnknownCategory>,
     derivation: Option<Derivation>,
@@ -76,8 +76,7 @@ impl RowSink for Scoring<'_> {
             (Ok(scores), Some(derivation)) => rewarder_reward::payable(derivation, scores),
             _ => Bits::default(),
         };
-        let first = self.early.set(Early { scores, derivation });
-        debug_assert!(first.is_ok(), "rows end once");
+        *self.early.lock().unwrap_or_else(PoisonError::into_inner) = Some(Early { scores, derivation });
         Some(wanted)
     }
 }
@@ -95,18 +94,19 @@ pub fn decode(
     policy: Result<Policy, Refusal>,
     progress: &Progress,
 ) -> Result<ScoredEpoch, Refusal> {
-    let early = OnceLock::new();
+    let early = Mutex::new(None);
     let sink = |header: &SnapshotHeader, actors: usize, categories: &Dictionary| {
         let policy = policy.as_ref().ok().filter(|_| admits(header).is_ok())?;
         let scorer = Scorer::new(policy, actors, categories);
         Some(Scoring { scorer, header: header.clone(), policy, actors, early: &early })
     };
     let decoded = rewarder_decode::decode(source, expected, progress, sink).map_err(refusal)?;
-    let Decoded { cid, header, actors, rows, lanes, .. } = decoded;
+    let Decoded { cid, header, actors, rows, lanes, asked, .. } = decoded;
     admits(&header)?;
-    let Early { scores, derivation } = early
-        .into_inner()
-        .unwrap_or_else(|| Early { scores: Scores::merge(lanes, actors.len()), derivation: None });
+    // Or it was found by a reading that has been given up.
+    let early = early.into_inner().unwrap_or_else(PoisonError::into_inner).filter(|_| asked);
+    let Early { scores, derivation } =
+        early.unwrap_or_else(|| Early { scores: Scores::merge(lanes, actors.len()), derivation: None });
     let policy = policy?;
     let scores = scores.map_err(|unknown| {
         let detail = format!(
@@ -115,8 +115,6 @@ pub fn decode(
         );
         Refusal::new(Reason::UnknownCategory, detail)
     })?;
-    // Who gets a unit more depends on the order of the names.
-    let derivation = derivation.filter(|_| actors.order().is_none());
     let scores = scores.in_order(actors.order());
     Ok(ScoredEpoch { cid, header, rows, actors, scores, derivation, policy })
 }

@@ -1,14 +1,13 @@
 //! An actor dictionary that is passed over, and read when the rows are in: only then is it known whose names are wanted, and of
-//! most epochs those of a few. Its bytes are read once all the same, and no memory is taken for names that nobody asks for.
+//! most epochs those of a few. Its bytes are read once all the same, but for a look at the first names, and no memory is taken for names that nobody asks for.
 //!
-//! The law: what comes of it is what would have come of reading it in its turn. Names are sifted only while they are plain, with
-//! offsets in order, rules kept and ascending; at the first that is not, the dictionary is read as a whole from its beginning, by
-//! the same code as one that was not passed over, and that says what is wrong with it.
+//! The law: what comes of it is what would have come of reading it in its turn. Names are taken only while they are plain: offsets
+//! in order, rules kept, ascending. At the first that is not, and wherever rows are at fault, the whole stream is decoded once more
+//! with everything in its turn, and that says what is wrong or sorts what is in no order; nothing of the first reading is used.
 
 use crate::dictionary::{Dictionary, Kind, Reading, Values, tasks};
-use crate::error::Broken;
 use crate::frame::Layout;
-use crate::read::{Blocks, Hashing, Held, Stop};
+use crate::read::{Blocks, Hashing, Held};
 use crate::source::Source;
 use crate::tree::LEAF_BYTES;
 use rewarder_model::Bits;
@@ -21,13 +20,11 @@ use std::ops::Range;
 pub(crate) const PASSED_BYTES_MIN: u64 = 1 << 20;
 /// Values at the beginning by which it is guessed whether a dictionary is in order. One that is not is needed as a whole.
 const GUESSED_BY: u64 = 256;
-/// Names are sifted out if they are at most so large a part of all bytes; of more the whole dictionary is kept.
+/// Names are sifted out if they are at most so large a part of all, by number and by bytes; of more the whole dictionary is kept.
 const CHOSEN_PART_MAX: u64 = 4;
 
 /// Where a dictionary is that has been passed over, and what of it was at hand.
 pub(crate) struct Deferred {
-    /// Number of its message.
-    pub message: u64,
     /// Where its body begins in the stream.
     pub body: u64,
     /// And where it ends.
@@ -62,22 +59,32 @@ impl Deferred {
         tail_at(self.end)
     }
 
-    /// Reads it, with `hashing` at the bytes that were passed over: the names that are wanted, a bit for each of them, or all.
+    /// Reads it, with `hashing` at the bytes that were passed over: the names that are wanted, or all. `None` if they are not plain.
     pub fn read(
         self,
         hashing: &mut Hashing<'_, impl Source + ?Sized>,
         wanted: Option<Bits>,
-    ) -> Result<Dictionary, Stop> {
+    ) -> io::Result<Option<Dictionary>> {
         let begin = hashing.at;
-        if let Some(wanted) = wanted.filter(|wanted| self.are_few(wanted)) {
-            if let Some(Names { lengths, text }) = self.sift(hashing, &wanted)? {
-                return Ok(Dictionary::of_chosen(self.layout.rows as usize, wanted, &lengths, &text));
+        if let Some(wanted) = wanted.filter(|wanted| wanted.count() * CHOSEN_PART_MAX <= self.len()) {
+            match self.sift(hashing, &wanted)? {
+                Sifted::Names(Names { lengths, text }) => {
+                    let len = self.layout.rows as usize;
+                    return Ok(Some(Dictionary::of_chosen(len, wanted, &lengths, &text)));
+                }
+                Sifted::NotPlain => return Ok(None),
+                Sifted::TooLong => hashing.begin_again(begin),
             }
-            hashing.begin_again(begin);
         }
-        let located = |broken: Broken| broken.column(Kind::Actor.column()).message(self.message);
-        let mut reading = Reading::new(self.body, (self.end - self.body) as usize, &self.layout, Kind::Actor)
-            .map_err(located)?;
+        self.whole(hashing)
+    }
+
+    /// All names.
+    fn whole(&self, hashing: &mut Hashing<'_, impl Source + ?Sized>) -> io::Result<Option<Dictionary>> {
+        let body = (self.end - self.body) as usize;
+        let Ok(mut reading) = Reading::new(self.body, body, &self.layout, Kind::Actor) else {
+            return Ok(None);
+        };
         let (_, all) = reading.split(self.body);
         self.head.copy(self.body, &mut all[..(self.head.read - self.body) as usize]);
         let tail = all.len() - self.tail.len();
@@ -87,21 +94,15 @@ impl Deferred {
             let here = &mut rest[..(hashing.end - hashing.at) as usize];
             let (held, checked) = hashing.window_into(here, |at, piece| ready.check_piece(at, piece))?;
             hashing.give_back(held);
-            reading.note(hashing.at, checked).map_err(located)?;
+            if reading.note(hashing.at, checked).is_err() {
+                return Ok(None);
+            }
         }
-        Ok(reading.finish().map_err(located)?)
+        Ok(reading.finish_in_order())
     }
 
-    fn are_few(&self, wanted: &Bits) -> bool {
-        wanted.count() * CHOSEN_PART_MAX <= self.len()
-    }
-
-    /// The names that are wanted; none if the dictionary is not plain.
-    fn sift(
-        &self,
-        hashing: &mut Hashing<'_, impl Source + ?Sized>,
-        wanted: &Bits,
-    ) -> Result<Option<Names>, Stop> {
+    /// The names that are wanted.
+    fn sift(&self, hashing: &mut Hashing<'_, impl Source + ?Sized>, wanted: &Bits) -> io::Result<Sifted> {
         // What comes before the text, the offsets among it. Only what the stream has filled is looked at.
         let mut front = Block::<u8>::scratch(self.layout.values.offset as usize);
         let text_at = self.body + front.len() as u64;
@@ -122,11 +123,11 @@ impl Deferred {
         }
         let offsets = self.layout.data[0];
         let offsets = front[offsets.offset as usize..(offsets.offset + offsets.len) as usize].as_chunks().0;
-        let text = self.layout.values.len as usize;
-        if !are_plain(offsets, text) {
-            return Ok(None);
-        }
+        let Some(text) = plain_len(offsets, self.layout.values.len) else { return Ok(Sifted::NotPlain) };
         let sieve = Sieve { offsets, text, wanted };
+        if sieve.wanted_bytes() as u64 * CHOSEN_PART_MAX > self.end - self.body {
+            return Ok(Sifted::TooLong);
+        }
         let mut seams =
             Seams { sieve: &sieve, carried: Vec::new(), at: 0, next: 0, chosen: Names::default() };
         let (mut plain, mut at) = (true, 0);
@@ -142,7 +143,8 @@ impl Deferred {
         }
         plain = plain && seams.take(sieve.look((self.end - text_at) as usize - last.len(), last));
         let Seams { next, chosen, .. } = seams;
-        Ok((plain && next as u64 == self.len()).then_some(chosen))
+        let all = plain && next as u64 == self.len();
+        Ok(if all { Sifted::Names(chosen) } else { Sifted::NotPlain })
     }
 }
 
@@ -167,22 +169,33 @@ fn begins_in_order(source: &(impl Source + ?Sized), body: u64, layout: &Layout<1
     Ok((0..count as usize).all(|index| names.follows(index)))
 }
 
-/// Whether values follow each other from the first byte to within the last of `text`, each as long as a name may be.
-fn are_plain(offsets: &[[u8; 4]], text: usize) -> bool {
+/// What sifting comes to.
+enum Sifted {
+    /// The names that are wanted.
+    Names(Names),
+    /// Together they are long: all may as well be kept.
+    TooLong,
+    /// Something is wrong, or they are in no order.
+    NotPlain,
+}
+
+/// Bytes of all values, if they follow each other from the first byte to within the last of `text`, each as long as a name may be.
+fn plain_len(offsets: &[[u8; 4]], text: u64) -> Option<usize> {
     let offset = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
-    let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return false };
-    // Without early exit, so that the compiler makes vectors of it. A negative length is a very large one.
-    let bad = offsets.iter().zip(&offsets[1..]).fold(false, |bad, (start, end)| {
-        bad | (offset(end).wrapping_sub(offset(start)).wrapping_sub(1) >= ACTOR_BYTES_MAX as u32)
+    let (first, last) = offsets.first().zip(offsets.last())?;
+    // Without early exit, so that the compiler makes vectors of it. What is at least one byte long ascends.
+    let plain = offsets.iter().zip(&offsets[1..]).fold(true, |plain, (start, end)| {
+        let (start, end) = (offset(start), offset(end));
+        plain & (start < end) & (end.wrapping_sub(start) <= ACTOR_BYTES_MAX as u32)
     });
-    offset(first) == 0 && offset(last) as usize <= text && !bad
+    (plain && offset(first) == 0 && u64::from(offset(last)) <= text).then_some(offset(last) as usize)
 }
 
 /// Finds the names that are wanted in pieces of the text, on whatever thread has a piece in its cache.
 struct Sieve<'a> {
     /// One more than there are values, and plain.
     offsets: &'a [[u8; 4]],
-    /// Bytes of the text.
+    /// Bytes of all values.
     text: usize,
     wanted: &'a Bits,
 }
@@ -220,6 +233,14 @@ fn are_in_order(values: &Values<'_>, range: &Range<usize>) -> bool {
 }
 
 impl Sieve<'_> {
+    /// Bytes of the names that are wanted.
+    fn wanted_bytes(&self) -> usize {
+        let mut bytes = 0;
+        self.wanted
+            .each(0..self.offsets.len() - 1, |index| bytes += self.offset(index + 1) - self.offset(index));
+        bytes
+    }
+
     /// How many values end at this place of the text or before.
     fn ended(&self, at: usize) -> usize {
         self.offsets.partition_point(|end| u32::from_le_bytes(*end) as usize <= at).saturating_sub(1)
@@ -229,7 +250,7 @@ impl Sieve<'_> {
         self.offsets.get(index).map_or(usize::MAX, |offset| u32::from_le_bytes(*offset) as usize)
     }
 
-    /// Looks at a piece that begins at `at` of the text; what is behind the text belongs to no value.
+    /// Looks at a piece that begins at `at` of the text; what is behind the values belongs to none.
     fn look(&self, at: usize, piece: &[u8]) -> Looked {
         let piece = &piece[..piece.len().min(self.text.saturating_sub(at))];
         let first = self.offsets.partition_point(|start| (u32::from_le_bytes(*start) as usize) < at);

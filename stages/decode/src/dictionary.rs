@@ -124,21 +124,6 @@ impl Dictionary {
         self.order.as_deref()
     }
 
-    /// The index of `name`, by binary search.
-    pub fn find(&self, name: &[u8]) -> Option<usize> {
-        let at = |rank: usize| self.order.as_ref().map_or(rank, |order| order[rank] as usize);
-        let (mut low, mut high) = (0, self.len);
-        while low < high {
-            let middle = low.midpoint(high);
-            match self.value(at(middle)).cmp(name) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return Some(at(middle)),
-            }
-        }
-        None
-    }
-
     /// The text in which a value stands, and where.
     #[inline]
     fn place(&self, index: usize) -> (&[u8], usize, usize) {
@@ -259,8 +244,22 @@ impl Reading {
         Ok(())
     }
 
-    /// Checks what is left to be checked.
-    pub fn finish(mut self) -> Result<Dictionary, Broken> {
+    /// Checks what is left to be checked, and sorts what is in no order.
+    pub fn finish(self) -> Result<Dictionary, Broken> {
+        let (mut this, sorted) = self.checked()?;
+        if !sorted {
+            this.order = Some(this.sort()?);
+        }
+        Ok(this)
+    }
+
+    /// Checks what is left to be checked; nothing if something is wrong or they are in no order.
+    pub fn finish_in_order(self) -> Option<Dictionary> {
+        self.checked().ok().and_then(|(this, sorted)| sorted.then_some(this))
+    }
+
+    /// The dictionary, and whether its values ascend; its order is still to be found if they do not.
+    fn checked(mut self) -> Result<(Dictionary, bool), Broken> {
         let rows = self.len as u64;
         if !self.validity.is_empty() {
             let bits = &self.body[self.validity.clone()];
@@ -285,11 +284,7 @@ impl Reading {
         let sorted = ready.check(checked..ready.len)?;
         let sorted = self.sorted && sorted;
         let Self { body, offsets, values, len, .. } = self;
-        let mut this = Dictionary { body, offsets, values, len, order: None, chosen: None };
-        if !sorted {
-            this.order = Some(this.sort()?);
-        }
-        Ok(this)
+        Ok((Dictionary { body, offsets, values, len, order: None, chosen: None }, sorted))
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! A snapshot is hostile until proven otherwise. The laws:
 //!
-//! 1. Every byte is read once, and what is decoded is what was hashed. [`decode`] gives nothing back before the CID of
-//!    the whole stream has held.
+//! 1. What is decoded is what was hashed, from one and the same reading of every byte; a reading that is given up leaves nothing
+//!    behind. [`decode`] gives nothing back before the CID of the whole stream has held.
 //! 2. Lengths, offsets, counts and keys are checked against the bytes that are there before memory is taken for them.
-//!    Memory is the actor dictionary, a few megabytes of blocks under way and, for a writer of huge batches, one batch.
+//!    Memory is the actor dictionary, or what of it is wanted, a few megabytes of blocks under way and, for a writer of huge batches, one batch.
 //! 3. Every rule of contract §2 that can be broken has its own [`Fault`], and the message says where.
 //! 4. Rows are handed on in batches as they come, by several threads at once, never held; what a [`RowSink`] makes of
 //!    them must not depend on their order.

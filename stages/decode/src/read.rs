@@ -10,7 +10,7 @@ use crate::tree::{self, LEAF_BYTES};
 use arrow_ipc::MessageHeader;
 use blake3::hazmat::ChainingValue;
 use rayon::prelude::*;
-use rewarder_model::memory::Block;
+use rewarder_model::memory::{self, Block};
 use rewarder_model::snapshot::COLUMNS;
 use rewarder_model::{Bits, Cid, SnapshotHeader};
 use std::collections::VecDeque;
@@ -92,10 +92,10 @@ pub trait RowSink: Sync {
     /// Takes some rows in.
     fn rows(&self, lane: &mut Self::Lane, rows: Rows<'_>);
 
-    /// Asked when all rows are in, where it saves something: the actors whose names are wanted, by dictionary index, if that
-    /// comes to an end without the others; else all are kept. The names stand in byte order, as far as can be told before they are
-    /// read: if it turns out that they do not, all are kept. What is done with the lanes here is done before the CID is known to
-    /// hold.
+    /// Asked when all rows are in, where it saves something: the actors whose names are wanted, by dictionary index; of the others
+    /// none will be there. `None` for all. The names stand in byte order, as far as can be told before they are read. If it turns
+    /// out that they do not, everything begins again with a new sink, which is not asked. What is done with the lanes here is done
+    /// before the CID is known to hold.
     fn wanted(&self, _lanes: &mut Vec<Self::Lane>) -> Option<Bits> {
         None
     }
@@ -116,6 +116,8 @@ pub struct Decoded<L> {
     pub rows: u64,
     /// What the sink made of the rows; empty when there was no sink or there were no rows.
     pub lanes: Vec<L>,
+    /// Whether this reading's sink was asked whose names are wanted, and may have taken the lanes.
+    pub asked: bool,
 }
 
 /// How far a decode has come, to be looked at from another thread.
@@ -130,7 +132,7 @@ pub struct Progress {
 /// Verifies a snapshot and hands its rows to a sink, on the current rayon pool.
 ///
 /// `sink` is asked for one when the header, the number of actors and the categories are known, before the first row; without one
-/// (`None`) the rows are checked and counted only. Nothing that it learns may leave the process before this function returns `Ok`.
+/// (`None`) the rows are checked and counted only. It may be asked once more, and begins anew then. Nothing that it learns may leave the process before this function returns `Ok`.
 ///
 /// # Errors
 /// [`DecodeError::CidMismatch`] before anything else if `expected` is given and is not the CID of the bytes; else the
@@ -139,17 +141,48 @@ pub fn decode<S: RowSink>(
     source: &(impl Source + ?Sized),
     expected: Option<Cid>,
     progress: &Progress,
-    sink: impl FnOnce(&SnapshotHeader, usize, &Dictionary) -> Option<S>,
+    mut sink: impl FnMut(&SnapshotHeader, usize, &Dictionary) -> Option<S>,
 ) -> Result<Decoded<S::Lane>, DecodeError> {
+    if let Some(decoded) = attempt(source, expected, progress, &mut sink, true)? {
+        return Ok(decoded);
+    }
+    // Not as it looked: once more, with everything in its turn. What the first reading took is too much beside that (contract §2).
+    memory::give_back();
+    progress.bytes.store(0, Ordering::Relaxed);
+    progress.rows.store(0, Ordering::Relaxed);
+    let decoded = attempt(source, expected, progress, sink, false)?;
+    decoded.ok_or_else(|| io::Error::other("what is read in its turn is read to its end").into())
+}
+
+/// Decodes once. If it `may_pass` over the actors, nothing comes of what is not plain.
+fn attempt<S: RowSink>(
+    source: &(impl Source + ?Sized),
+    expected: Option<Cid>,
+    progress: &Progress,
+    sink: impl FnOnce(&SnapshotHeader, usize, &Dictionary) -> Option<S>,
+    may_pass: bool,
+) -> Result<Option<Decoded<S::Lane>>, DecodeError> {
     let threads = rayon::current_num_threads();
     let leaves = if source.len() < SMALL_BYTES { 1 } else { LEAVES_PER_THREAD };
     let mut hashing = Hashing::new(source, progress, leaves * threads);
-    let mut parser = Parser::new(source);
-    let result = stream(&mut hashing, &mut parser, sink);
-    let result = match parser.deferred.take() {
-        Some(deferred) => names(deferred, &mut hashing, &mut parser, result),
-        None => result,
-    };
+    let mut parser = Parser::new(source, may_pass);
+    let mut result = stream(&mut hashing, &mut parser, sink);
+    let mut asked = false;
+    if let Some(deferred) = parser.deferred.take() {
+        match &mut result {
+            Ok((sink, lanes)) => {
+                asked = sink.is_some();
+                let wanted = sink.as_ref().and_then(|sink| sink.wanted(lanes));
+                hashing.turn_back();
+                parser.actors = deferred.read(&mut hashing, wanted)?;
+                if parser.actors.is_none() {
+                    return Ok(None);
+                }
+            }
+            Err(Stop::Broken(_)) => return Ok(None),
+            Err(Stop::Io(_)) => {}
+        }
+    }
     let result = match result.map(|(_, lanes)| lanes) {
         Err(Stop::Io(e)) => return Err(e.into()),
         Err(Stop::Broken(broken)) if expected.is_none() => return Err(broken.into()),
@@ -162,7 +195,7 @@ pub fn decode<S: RowSink>(
         return Err(DecodeError::CidMismatch);
     }
     match result {
-        Ok(lanes) => parser.finish(cid, lanes).map_err(Into::into),
+        Ok(lanes) => Ok(Some(parser.finish(cid, lanes, asked)?)),
         Err(Stop::Broken(broken)) => Err(broken.into()),
         Err(Stop::Io(e)) => Err(e.into()),
     }
@@ -182,7 +215,7 @@ pub fn hash(source: &(impl Source + ?Sized), progress: &Progress) -> io::Result<
 }
 
 /// Why a decode ended early.
-pub(crate) enum Stop {
+enum Stop {
     Io(io::Error),
     Broken(Broken),
 }
@@ -253,23 +286,6 @@ fn stream<Src: Source + ?Sized, S: RowSink>(
             return Ok((sink, lanes.into_iter().flatten().collect()));
         }
     }
-}
-
-/// Reads the dictionary that was passed over. What is wrong with it is said, whatever is wrong with what follows it.
-fn names<Src: Source + ?Sized, S: RowSink>(
-    deferred: Deferred,
-    hashing: &mut Hashing<'_, Src>,
-    parser: &mut Parser<'_, Src>,
-    mut rows: Result<Filled<S>, Stop>,
-) -> Result<Filled<S>, Stop> {
-    let wanted = match &mut rows {
-        Ok((sink, lanes)) => sink.as_ref().and_then(|sink| sink.wanted(lanes)),
-        Err(Stop::Broken(_)) => Some(Bits::default()),
-        Err(Stop::Io(_)) => return rows,
-    };
-    hashing.turn_back();
-    parser.actors = Some(deferred.read(hashing, wanted)?);
-    rows
 }
 
 /// Checks and hands on the runs, a lane for each thread that comes by.
@@ -491,10 +507,17 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
                 done.push((at, tree::leaf(at, std::iter::once(&*leaf)), look(at, leaf)));
             }
         };
-        let block = || self.spare.pop().unwrap_or_else(|| Block::scratch(self.window as usize));
-        let mut blocks: Vec<_> = std::iter::repeat_with(block).take(rayon::current_num_threads()).collect();
+        // Windows that are at hand, or a leaf each.
+        let threads = rayon::current_num_threads();
+        let spare = self.spare.split_off(self.spare.len().saturating_sub(threads));
+        let mut blocks: Vec<_> = spare.into_iter().map(Some).collect();
+        blocks.resize_with(threads, || None);
+        let work = |block: &mut Option<Block<u8>>| match block {
+            Some(block) => work(block),
+            None => work(&mut Block::scratch(LEAF_BYTES)),
+        };
         let done = blocks.par_iter_mut().with_max_len(1).map(work).collect::<io::Result<Vec<_>>>()?;
-        self.spare.extend(blocks);
+        self.spare.extend(blocks.into_iter().flatten());
         let mut done: Vec<_> = done.into_iter().flatten().collect();
         done.sort_unstable_by_key(|(at, ..)| *at);
         self.keep(at, done.iter().map(|(_, hash, _)| *hash));
@@ -539,6 +562,8 @@ impl<'s, S: Source + ?Sized> Hashing<'s, S> {
 /// Walks the messages of the bytes that have been read.
 struct Parser<'s, S: ?Sized> {
     source: &'s S,
+    /// Whether the actors may be passed over.
+    may_pass: bool,
     blocks: Blocks,
     /// Where the next message begins.
     next: u64,
@@ -572,9 +597,10 @@ struct Run<'a> {
 }
 
 impl<'s, S: Source + ?Sized> Parser<'s, S> {
-    fn new(source: &'s S) -> Self {
+    fn new(source: &'s S, may_pass: bool) -> Self {
         Self {
             source,
+            may_pass,
             blocks: Blocks::default(),
             next: 0,
             message: 0,
@@ -698,12 +724,12 @@ impl<'s, S: Source + ?Sized> Parser<'s, S> {
                 let data = batch.data().ok_or(Fault::DictionaryEmptyBatch.here().column(name))?;
                 let layout = frame::dictionary_layout(data, body_len, name)?;
                 let beyond = tail_at(end).saturating_sub(read);
-                if kind == Kind::Actor && Deferred::is_worth_it(self.source, body, &layout, beyond) {
-                    let (message, tail) = (self.message, Vec::new());
+                let may_pass = self.may_pass && kind == Kind::Actor;
+                if may_pass && Deferred::is_worth_it(self.source, body, &layout, beyond) {
                     // Nothing of it is wanted for anything else.
                     let head =
                         Blocks { held: std::mem::take(&mut self.blocks.held), read, spare: Vec::new() };
-                    self.deferred = Some(Deferred { message, body, end, layout, head, tail });
+                    self.deferred = Some(Deferred { body, end, layout, head, tail: Vec::new() });
                     self.next = end;
                     self.message += 1;
                     return Ok(true);
@@ -773,7 +799,7 @@ impl<'s, S: Source + ?Sized> Parser<'s, S> {
         Err(fault.here().message(self.message))
     }
 
-    fn finish<L>(self, cid: Cid, lanes: Vec<L>) -> Result<Decoded<L>, Broken> {
+    fn finish<L>(self, cid: Cid, lanes: Vec<L>, asked: bool) -> Result<Decoded<L>, Broken> {
         let opened = self.opened.ok_or(Fault::FirstNotSchema.here())?;
         Ok(Decoded {
             cid,
@@ -782,6 +808,7 @@ impl<'s, S: Source + ?Sized> Parser<'s, S> {
             categories: self.categories.unwrap_or_else(Dictionary::empty),
             rows: self.rows,
             lanes,
+            asked,
         })
     }
 }

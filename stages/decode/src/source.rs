@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// Sealed bytes. Each byte is read once and both hashed and decoded from that one copy, so that a source that changes
+/// Sealed bytes. What comes of them is hashed and decoded from one and the same copy of each byte, so that a source that changes
 /// under our hands can spoil a job but never make it say something that its CID does not cover.
 pub trait Source: Sync {
     /// Number of bytes.

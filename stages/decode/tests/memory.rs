@@ -207,6 +207,21 @@ fn names_that_nobody_wants_cost_nothing() {
     assert!(grown > 8 * NAMES, "{grown} bytes");
 }
 
+/// Very many very short names, in order but for the last two: found out when the rows are in.
+fn names_that_turn_out_to_be_in_no_order_cost_their_share() {
+    const NAMES: usize = 3_000_000;
+    let name = |n: usize| [18, 12, 6, 0].map(|shift| b'0' + (n >> shift & 63) as u8);
+    let mut names: Vec<[u8; 4]> = (0..NAMES).map(name).collect();
+    names.swap(NAMES - 1, NAMES - 2);
+    let rows: Vec<_> = (0..NAMES as u32).step_by(512).map(|actor| (actor, 0, 1)).collect();
+    let messages =
+        [forge::schema(), forge::dictionary(0, &names), forge::dictionary(1, &["a"]), forge::rows(&rows)];
+    let bytes = encode(&messages, true);
+    let grown = measured("3 M names, the last two in no order", &bytes);
+    assert!(grown <= 4 * bytes.len() + 16 * MIB, "{grown} bytes");
+    assert!(grown > 2 * bytes.len(), "{grown} bytes");
+}
+
 /// One batch has to be there as a whole, and is there once.
 fn a_huge_batch_costs_itself() {
     let rows: Vec<_> = (0..2_000_000u64).map(|n| ((n % 1000) as u32, 0, n)).collect();
@@ -232,5 +247,6 @@ fn memory() {
     pool.install(rows_cost_nothing);
     short_names_cost_their_share();
     names_that_nobody_wants_cost_nothing();
+    names_that_turn_out_to_be_in_no_order_cost_their_share();
     a_huge_batch_costs_itself();
 }

@@ -194,7 +194,7 @@ struct Reading {
 
 fn ours(bytes: &[u8]) -> Reading {
     let progress = Progress::default();
-    let Decoded { cid, header, actors, categories, rows, lanes } =
+    let Decoded { cid, header, actors, categories, rows, lanes, .. } =
         decode(bytes, Some(Cid::of(bytes)), &progress, |_, _, _| Some(Keep)).expect("it was taken just now");
     assert_eq!(cid, Cid::of(bytes));
     assert_eq!(progress.bytes.load(Ordering::Relaxed), bytes.len() as u64);
@@ -1086,7 +1086,9 @@ fn check(number: u64, bytes: &[u8], worst: &mut (usize, usize)) -> Verdict {
         );
     }
     if number % 8 == 2 {
-        assert_eq!(verdict(decode(bytes, None, &progress, few)), found, "where few names are wanted");
+        let (result, allocated, resident) = memory(|| decode(bytes, None, &progress, few));
+        assert_eq!(verdict(result), found, "where few names are wanted");
+        assert!(allocated.max(resident) <= bound, "{allocated} and {resident} bytes where few are wanted");
     }
     if number % 8 == 1 {
         let result = decode(bytes, Some(Cid::of(b"another")), &progress, sums);

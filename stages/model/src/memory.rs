@@ -82,6 +82,13 @@ fn kept(bytes: usize) -> Option<MmapMut> {
     kept.remove(at)
 }
 
+/// Gives all that is kept back to the system: for who begins something else that will need as much, in other pieces.
+pub fn give_back() {
+    let gone = std::mem::take(&mut *KEPT.lock().unwrap_or_else(PoisonError::into_inner));
+    // Unmapped without the lock.
+    drop(gone);
+}
+
 /// Keeps a mapping; lets go of the oldest ones beyond [`KEPT_BYTES_MAX`].
 fn keep(map: MmapMut) {
     let mut gone = Vec::new();

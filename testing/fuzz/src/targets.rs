@@ -8,7 +8,7 @@ use rewarder_admit::capability::{Caveat, Keyring, attenuate, bind, inspect};
 use rewarder_decode::{
     DecodeError, Decoded, Dictionary, Progress, RowSink, Rows, actor_rows, decode, header_of,
 };
-use rewarder_model::{Amount, Cid, Manifest, Policy, SnapshotHeader};
+use rewarder_model::{Amount, Bits, Cid, Manifest, Policy, SnapshotHeader};
 use rewarder_seal::{Bounds, Input, SealOptions, Silent, examine};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -65,6 +65,13 @@ impl RowSink for Sums {
             sum.0 += 1;
             sum.1 += u128::from(units);
         }
+    }
+
+    /// The first three names, which are looked at afterwards.
+    fn wanted(&self, _: &mut Vec<Lane>) -> Option<Bits> {
+        let mut wanted = Bits::none(3);
+        (0..3).for_each(|index| wanted.insert(index));
+        Some(wanted)
     }
 }
 
