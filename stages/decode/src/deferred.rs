@@ -318,3 +318,27 @@ impl Seams<'_> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_that_are_plain() {
+        let len = |offsets: &[u32], text: u64| {
+            let offsets: Vec<[u8; 4]> = offsets.iter().map(|offset| offset.to_le_bytes()).collect();
+            plain_len(&offsets, text)
+        };
+        assert_eq!(len(&[0, 1, 257, 300], 300), Some(300));
+        assert_eq!(len(&[0, 1, 257, 300], 1 << 40), Some(300));
+        assert_eq!(len(&[0, 1, 257, 300], 299), None, "beyond the text");
+        assert_eq!(len(&[1, 2, 3], 3), None, "not from the first byte on");
+        assert_eq!(len(&[0, 5, 5, 6], 6), None, "an empty one");
+        assert_eq!(len(&[0, 258, 300], 300), None, "a long one");
+        assert_eq!(len(&[0, 200, 100, 300], 300), None, "a negative one");
+        assert_eq!(len(&[], 0), None);
+        // Steps of 256 through the end of the numbers, of which each but one is as long as a name may be.
+        let around: Vec<u32> = (0..=1 << 24).map(|n: u32| n.wrapping_mul(256)).chain([1]).collect();
+        assert_eq!(len(&around, 1 << 40), None, "around");
+    }
+}

@@ -132,7 +132,8 @@ pub struct Progress {
 /// Verifies a snapshot and hands its rows to a sink, on the current rayon pool.
 ///
 /// `sink` is asked for one when the header, the number of actors and the categories are known, before the first row; without one
-/// (`None`) the rows are checked and counted only. It may be asked once more, and begins anew then. Nothing that it learns may leave the process before this function returns `Ok`.
+/// (`None`) the rows are checked and counted only. Where the names turn out to be other than they looked, everything begins anew,
+/// with a new sink. Nothing that a sink learns may leave the process before this function returns `Ok`.
 ///
 /// # Errors
 /// [`DecodeError::CidMismatch`] before anything else if `expected` is given and is not the CID of the bytes; else the
