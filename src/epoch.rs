@@ -133,8 +133,7 @@ fn refusal(error: DecodeError) -> Refusal {
 /// A [`Breach`]: a check of our own failed.
 pub fn reward(epoch: ScoredEpoch) -> Result<(Outcome, Dictionary), Breach> {
     let ScoredEpoch { cid, header, rows, actors, scores, derivation, policy } = epoch;
-    let derived = derivation.or_else(|| rewarder_reward::derive(&header, &policy, &scores));
-    let outcome = rewarder_reward::compute(&header, cid, rows, &policy, scores, derived, &actors)?;
+    let outcome = rewarder_reward::compute(&header, cid, rows, &policy, scores, derivation, &actors)?;
     Ok((outcome, actors))
 }
 

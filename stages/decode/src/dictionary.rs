@@ -38,7 +38,7 @@ pub struct Dictionary {
 struct Chosen {
     /// Their indices.
     which: Bits,
-    /// How many of them come before each 64 indices.
+    /// How many of them come before each [`Bits::TOGETHER`] indices.
     before: Vec<u32>,
 }
 
@@ -51,7 +51,7 @@ impl Chosen {
     /// Which of those that are kept has this index among all.
     fn at(&self, index: usize) -> usize {
         assert!(self.which.contains(index), "a value that was wanted");
-        self.before[index / 64] as usize + self.which.below(index)
+        self.before[index / Bits::TOGETHER] as usize + self.which.below(index)
     }
 }
 

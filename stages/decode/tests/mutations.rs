@@ -112,17 +112,21 @@ fn memory<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
 // ------------------------------------------------------------------------------------------------ readings
 
 /// Adds up units by actor, as the kernel does: a word for each actor and nothing for a row.
-struct Sums(usize);
+struct Sums {
+    actors: usize,
+    /// Whether the name of one actor in a hundred is wanted, and not all.
+    choosy: bool,
+}
 
 impl RowSink for Sums {
     type Lane = Vec<u64>;
 
     fn lane_bytes(&self) -> u64 {
-        8 * self.0 as u64
+        8 * self.actors as u64
     }
 
     fn lane(&self) -> Vec<u64> {
-        vec![0; self.0]
+        vec![0; self.actors]
     }
 
     fn rows(&self, lane: &mut Vec<u64>, rows: Rows<'_>) {
@@ -130,39 +134,20 @@ impl RowSink for Sums {
             lane[actor as usize] = lane[actor as usize].wrapping_add(units);
         }
     }
+
+    fn wanted(&self, _: &mut Vec<Vec<u64>>) -> Option<Bits> {
+        let mut wanted = Bits::none(self.actors);
+        (0..self.actors).step_by(100).for_each(|actor| wanted.insert(actor));
+        self.choosy.then_some(wanted)
+    }
+}
+
+fn choosy(_: &SnapshotHeader, actors: usize, _: &Dictionary) -> Option<Sums> {
+    Some(Sums { actors, choosy: true })
 }
 
 fn sums(_: &SnapshotHeader, actors: usize, _: &Dictionary) -> Option<Sums> {
-    Some(Sums(actors))
-}
-
-/// The same, and wants the name of one actor in a hundred.
-struct Few(Sums);
-
-impl RowSink for Few {
-    type Lane = Vec<u64>;
-
-    fn lane_bytes(&self) -> u64 {
-        self.0.lane_bytes()
-    }
-
-    fn lane(&self) -> Vec<u64> {
-        self.0.lane()
-    }
-
-    fn rows(&self, lane: &mut Vec<u64>, rows: Rows<'_>) {
-        self.0.rows(lane, rows);
-    }
-
-    fn wanted(&self, _: &mut Vec<Vec<u64>>) -> Option<Bits> {
-        let mut wanted = Bits::none(self.0.0);
-        (0..self.0.0).step_by(100).for_each(|index| wanted.insert(index));
-        Some(wanted)
-    }
-}
-
-fn few(_: &SnapshotHeader, actors: usize, _: &Dictionary) -> Option<Few> {
-    Some(Few(Sums(actors)))
+    Some(Sums { actors, choosy: false })
 }
 
 /// Keeps every row with its number.
@@ -1086,7 +1071,7 @@ fn check(number: u64, bytes: &[u8], worst: &mut (usize, usize)) -> Verdict {
         );
     }
     if number % 8 == 2 {
-        let (result, allocated, resident) = memory(|| decode(bytes, None, &progress, few));
+        let (result, allocated, resident) = memory(|| decode(bytes, None, &progress, choosy));
         assert_eq!(verdict(result), found, "where few names are wanted");
         assert!(allocated.max(resident) <= bound, "{allocated} and {resident} bytes where few are wanted");
     }

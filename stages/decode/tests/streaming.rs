@@ -454,8 +454,8 @@ fn various(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(name).collect()
 }
 
-/// A snapshot with this dictionary of actors, `front` being what its body has before the offsets are: not even room for nulls, or
-/// that, which makes it one that is read in its turn.
+/// A snapshot with this dictionary of actors, and so many words behind it in the same body. One that says of each value that it is
+/// not null is read in its turn.
 fn with_actors(
     offsets: &[u32],
     text: &[u8],

@@ -2,17 +2,17 @@
 
 use std::ops::Range;
 
-/// Numbers of a word.
-const WORD: usize = 64;
-
 /// Indices of which each is in the set or not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bits(Vec<u64>);
 
 impl Bits {
+    /// Indices that are counted together.
+    pub const TOGETHER: usize = u64::BITS as usize;
+
     /// A set of none, with room for the indices below `len`.
     pub fn none(len: usize) -> Self {
-        Self(vec![0; len.div_ceil(WORD)])
+        Self(vec![0; len.div_ceil(Self::TOGETHER)])
     }
 
     /// Puts the sets of consecutive ranges of indices, each but the last a multiple of 64 long, into one.
@@ -22,12 +22,12 @@ impl Bits {
 
     /// Makes room for so many more indices behind those for which there is room, rounded up to 64.
     pub fn grow(&mut self, more: usize) {
-        self.0.resize(self.0.len() + more.div_ceil(WORD), 0);
+        self.0.resize(self.0.len() + more.div_ceil(Self::TOGETHER), 0);
     }
 
     /// Indices for which there is room.
     pub fn room(&self) -> usize {
-        WORD * self.0.len()
+        Self::TOGETHER * self.0.len()
     }
 
     /// Puts an index into the set.
@@ -36,13 +36,13 @@ impl Bits {
     /// When there is no room for it.
     #[inline]
     pub fn insert(&mut self, index: usize) {
-        self.0[index / WORD] |= 1 << (index % WORD);
+        self.0[index / Self::TOGETHER] |= 1 << (index % Self::TOGETHER);
     }
 
     /// Whether an index is in the set.
     #[inline]
     pub fn contains(&self, index: usize) -> bool {
-        self.0.get(index / WORD).is_some_and(|word| word >> (index % WORD) & 1 != 0)
+        self.0.get(index / Self::TOGETHER).is_some_and(|word| word >> (index % Self::TOGETHER) & 1 != 0)
     }
 
     /// How many there are.
@@ -58,18 +58,18 @@ impl Bits {
     /// How many of those that share their 64 with an index are below it.
     #[inline]
     pub fn below(&self, index: usize) -> usize {
-        let word = self.0.get(index / WORD).copied().unwrap_or(0);
-        (word & ((1 << (index % WORD)) - 1)).count_ones() as usize
+        let word = self.0.get(index / Self::TOGETHER).copied().unwrap_or(0);
+        (word & ((1 << (index % Self::TOGETHER)) - 1)).count_ones() as usize
     }
 
     /// Each index of a range that is in the set, in order.
     #[inline]
     pub fn each(&self, range: Range<usize>, mut take: impl FnMut(usize)) {
-        let words = range.start / WORD..range.end.div_ceil(WORD).min(self.0.len());
+        let words = range.start / Self::TOGETHER..range.end.div_ceil(Self::TOGETHER).min(self.0.len());
         for (at, word) in words.clone().zip(self.0.get(words).unwrap_or_default()) {
             let mut bits = *word;
             while bits != 0 {
-                let index = WORD * at + bits.trailing_zeros() as usize;
+                let index = Self::TOGETHER * at + bits.trailing_zeros() as usize;
                 if range.contains(&index) {
                     take(index);
                 }
@@ -96,7 +96,7 @@ mod tests {
             assert!(seen.iter().eq(indices.iter().filter(|index| (start..end).contains(index))));
         }
         for index in 0..300 {
-            let first = index / WORD * WORD;
+            let first = index / Bits::TOGETHER * Bits::TOGETHER;
             assert_eq!(bits.below(index), indices.iter().filter(|i| (first..index).contains(*i)).count());
         }
     }

@@ -78,7 +78,7 @@ pub fn payable(derivation: &Derivation, scores: &Scores) -> Bits {
     Bits::join(parts.collect::<Vec<_>>())
 }
 
-/// Turns the scores of an epoch and its derivation ([`derive`]) into a checked result.
+/// Turns the scores of an epoch into a checked result; its derivation ([`derive`]) is found unless it is known.
 ///
 /// # Errors
 /// A [`Breach`] when the result fails the check by another route: a fault of ours, never of the input.
@@ -88,14 +88,14 @@ pub fn compute(
     rows: u64,
     policy: &Policy,
     scores: Scores,
-    derived: Option<Derivation>,
+    known: Option<Derivation>,
     names: &(impl Names + ?Sized),
 ) -> Result<Outcome, Breach> {
     let budget = budget(header, policy);
     let mut unpayable = None;
     let mut demanded = None;
     let (mut derivation, mut table) = (None, Table::empty());
-    match derived {
+    match known.or_else(|| derive(header, policy, &scores)) {
         None => unpayable = Some(Unpayable::Overflow),
         Some(found) => {
             let mut written = Table::write(&found, &scores, names);
