@@ -163,7 +163,7 @@ fn upload(pool: &rayon::ThreadPool, file: &str, out: &str) -> Result<f64, Error>
     let cid = pool.install(|| hash(&named, &Progress::default()))?;
     let receive = move || -> Result<blake3::Hash, Error> {
         let (mut peer, _) = listener.accept()?;
-        let mut piece = vec![0; PIECE];
+        let mut piece = Block::<u8>::scratch(PIECE);
         let (mut hasher, mut got) = (blake3::Hasher::new(), 0);
         let mut syncing: Option<JoinHandle<Result<(), Error>>> = None;
         while got < len {
@@ -186,7 +186,7 @@ fn upload(pool: &rayon::ThreadPool, file: &str, out: &str) -> Result<f64, Error>
     };
     let receiver = std::thread::spawn(receive);
     let mut peer = TcpStream::connect(address)?;
-    let mut piece = vec![0; PIECE];
+    let mut piece = Block::<u8>::scratch(PIECE);
     for at in (0..len).step_by(PIECE) {
         let part = &mut piece[..(len - at).min(PIECE as u64) as usize];
         source.read_exact_at(part, at)?;
