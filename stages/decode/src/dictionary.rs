@@ -414,15 +414,18 @@ impl<'a> Values<'a> {
         }
         let both = self.text[first..first_end].iter().zip(&self.text[last..last_end]);
         let common = both.take_while(|(a, b)| a == b).count().min(shortest).min(HEAD_BYTES);
-        let (mut unlike, mut before) = ([0; HEAD_BYTES], 0);
-        let beginning = &self.text[first..first + HEAD_BYTES];
+        let (mut unlike, mut before) = (0, 0);
+        let Some(beginning) = self.text[first..].first_chunk().map(|bytes| u128::from_be_bytes(*bytes))
+        else {
+            return false;
+        };
         for index in range.clone() {
             let (start, end) = self.bounds(index);
-            let bytes = &self.text[start..start + 2 * HEAD_BYTES];
-            for (unlike, (a, b)) in unlike.iter_mut().zip(bytes.iter().zip(beginning)) {
-                *unlike |= a ^ b;
-            }
-            let Some(behind) = bytes[common..].first_chunk() else { return false };
+            let Some(bytes) = self.text[start..].first_chunk::<{ 2 * HEAD_BYTES }>() else { return false };
+            let (Some(front), Some(behind)) = (bytes.first_chunk(), bytes[common..].first_chunk()) else {
+                return false;
+            };
+            unlike |= u128::from_be_bytes(*front) ^ beginning;
             let head = head_of(behind, end - start - common);
             // Equal heads are those of values that agree that far.
             if head <= before && index > range.start && (head < before || !self.follows(index)) {
@@ -430,7 +433,8 @@ impl<'a> Values<'a> {
             }
             before = head;
         }
-        unlike[..common].iter().all(|bits| *bits == 0)
+        // Of that many bytes.
+        common == 0 || unlike >> (8 * (HEAD_BYTES - common)) == 0
     }
 
     /// Checks some values, at least one, and whether they, and the one before them, ascend strictly.
