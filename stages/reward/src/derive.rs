@@ -13,6 +13,9 @@ use rewarder_model::{Excess, Mode, Policy, Rounding};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
+/// Remainders below so small a part of the divisor seldom come to a unit: they are counted only if those above are too few.
+const UNLIKELY_PART: u128 = 4;
+
 /// The numbers of a run. Scores are integers at `scale` decimal places, money is minor units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Derivation {
@@ -132,18 +135,19 @@ impl Derivation {
 
     fn share_by(&mut self, scores: &Scores, rounding: Rounding, divide: impl Divide) {
         let largest = rounding == Rounding::LargestRemainder;
-        let empty = || (0u128, largest.then(|| Counts::for_divisor(self.base)));
         let below = self.capped_above.unwrap_or(u128::MAX);
+        let shares = Shares { scores, divide, pot: self.pot, below };
+        // Whoever has a share below this adds nothing to the quotients, and most of all actors may be such. Whether their remainders
+        // come to one of the units that are left over is seen when the larger ones have been counted.
+        let from = if largest { self.base / UNLIKELY_PART } else { self.base };
+        let empty = || (0u128, largest.then(|| Counts::for_divisor(self.base, from)));
         let (quotients, counts) = scores
             .tasks()
             .fold(empty, |(mut sum, mut counts), range| {
-                scores.each(range, |_, score| {
-                    if score <= below {
-                        let (q, r) = divide.divide(score);
-                        sum += q;
-                        if let Some(counts) = &mut counts {
-                            counts.add(r);
-                        }
+                shares.each_with(range, from, |_, (q, r)| {
+                    sum += q;
+                    if let Some(counts) = &mut counts {
+                        counts.add(r);
                     }
                 });
                 (sum, counts)
@@ -152,7 +156,7 @@ impl Derivation {
         self.shared = quotients;
         if let Some(counts) = counts {
             let missing = self.pot - quotients;
-            let cut = largest_remainder::cut(missing, counts, &Shares { scores, divide, below });
+            let cut = largest_remainder::cut(missing, counts, &shares);
             self.rounding = Rule::LargestRemainder(cut);
             self.shared = self.pot;
         }
@@ -163,7 +167,24 @@ impl Derivation {
 struct Shares<'a, D> {
     scores: &'a Scores,
     divide: D,
+    pot: u128,
     below: u128,
+}
+
+impl<D: Divide> Shares<'_, D> {
+    /// Quotient and remainder of all whose quotient is above zero or whose remainder is at least `least`, which is at most the base,
+    /// and perhaps of others.
+    #[inline]
+    fn each_with(&self, range: Range<usize>, least: u128, mut take: impl FnMut(usize, (u128, u128))) {
+        // Below this a score times the pot is below `least`: that is the remainder, and the quotient is zero.
+        let from =
+            least.checked_div(self.pot).map_or(0, |from| from + u128::from(!least.is_multiple_of(self.pot)));
+        self.scores.each_from(range, from, |rank, score| {
+            if score <= self.below {
+                take(rank, self.divide.divide(score));
+            }
+        });
+    }
 }
 
 impl<D: Divide> Remainders for Shares<'_, D> {
@@ -171,12 +192,8 @@ impl<D: Divide> Remainders for Shares<'_, D> {
         self.scores.tasks()
     }
 
-    fn each(&self, range: Range<usize>, mut take: impl FnMut(usize, u128)) {
-        self.scores.each(range, |rank, score| {
-            if score <= self.below {
-                take(rank, self.divide.divide(score).1);
-            }
-        });
+    fn each_from(&self, range: Range<usize>, least: u128, mut take: impl FnMut(usize, u128)) {
+        self.each_with(range, least, |rank, (_, r)| take(rank, r));
     }
 }
 

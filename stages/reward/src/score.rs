@@ -18,6 +18,10 @@ const CACHED_BYTES: u64 = 1 << 20;
 /// How far ahead: far enough for main memory, near enough for the first-level cache.
 const ROWS_AHEAD: usize = 48;
 
+/// Scores whose largest is kept, so that those that ask for large ones alone need not look at them.
+const TOGETHER: usize = 16;
+const _: () = assert!(ACTORS_PER_TASK.is_multiple_of(TOGETHER));
+
 /// What rows are scored by: a weight for each category key.
 #[derive(Debug, Clone)]
 pub struct Scorer {
@@ -200,6 +204,8 @@ fn add_high(high: &mut u64, upper: u64, carry: bool) -> bool {
 pub struct Scores {
     low: Block<u64>,
     high: Option<Block<u64>>,
+    /// The largest of each [`TOGETHER`], if all are below 2^64.
+    tops: Block<u64>,
     /// Distinct actors among the rows.
     pub actors: u64,
     /// Actors with a score above zero.
@@ -221,17 +227,19 @@ impl Scores {
         let mut lanes = lanes.into_iter();
         let Some(mut all) = lanes.next() else {
             let low = Block::zeroed(names);
-            return Ok(Self { low, high: None, actors: 0, positive: 0, total: Some(Amount::ZERO) });
+            let tops = Block::zeroed(names.div_ceil(TOGETHER));
+            return Ok(Self { low, high: None, tops, actors: 0, positive: 0, total: Some(Amount::ZERO) });
         };
         let mut overflow = overflow;
         for lane in lanes {
             overflow |= all.merge(&lane);
         }
-        let tally = all.tally(overflow);
+        let (tally, tops) = all.tally(overflow);
         let Lane { low, rest: Rest { high, .. }, .. } = all;
         Ok(Self {
             low,
             high,
+            tops,
             actors: tally.actors,
             positive: tally.positive,
             total: tally.total.and_then(Amount::new),
@@ -246,6 +254,9 @@ impl Scores {
         match &mut self.high {
             None => {
                 let gathered = gather(&self.low, order);
+                let tops = self.tops.par_chunks_mut(ACTORS_PER_TASK / TOGETHER);
+                let scores = gathered.par_chunks(ACTORS_PER_TASK);
+                scores.zip(tops).for_each(|(scores, tops)| find_tops(scores, tops));
                 std::mem::replace(&mut self.low, gathered).discard();
             }
             Some(high) => permute(&mut self.low, high, order),
@@ -291,11 +302,9 @@ impl Scores {
     }
 
     /// Rank and score of each actor of a range whose score is at least `least`, and above zero. Where such actors are
-    /// rare, the others cost hardly anything.
+    /// rare, the others cost hardly anything. The range is one of [`Self::tasks`].
     #[inline]
     pub(crate) fn each_from(&self, range: Range<usize>, least: u128, mut take: impl FnMut(usize, u128)) {
-        /// Scores looked at together.
-        const CHUNK: usize = 32;
         let (None, Ok(floor)) = (&self.high, u64::try_from(least.max(1))) else {
             return self.each(range, |rank, score| {
                 if score >= least {
@@ -303,9 +312,12 @@ impl Scores {
                 }
             });
         };
-        for (at, chunk) in range.clone().step_by(CHUNK).zip(self.low[range].chunks(CHUNK)) {
-            if chunk.iter().fold(false, |any, low| any | (*low >= floor)) {
-                for (rank, low) in (at..).zip(chunk) {
+        let tops = &self.tops[range.start / TOGETHER..range.end.div_ceil(TOGETHER)];
+        for ((at, scores), top) in
+            range.clone().step_by(TOGETHER).zip(self.low[range].chunks(TOGETHER)).zip(tops)
+        {
+            if *top >= floor {
+                for (rank, low) in (at..).zip(scores) {
                     if *low >= floor {
                         take(rank, u128::from(*low));
                     }
@@ -333,6 +345,13 @@ impl Scores {
                 }
             }
         }
+    }
+}
+
+/// The largest of each [`TOGETHER`] scores.
+fn find_tops(scores: &[u64], tops: &mut [u64]) {
+    for (top, scores) in tops.iter_mut().zip(scores.chunks(TOGETHER)) {
+        *top = scores.iter().copied().fold(0, u64::max);
     }
 }
 
@@ -407,34 +426,49 @@ impl Lane {
         }
     }
 
-    fn tally(&self, overflow: bool) -> Tally {
+    /// Counts and adds up; and the largest of each [`TOGETHER`] scores, if all are below 2^64.
+    fn tally(&self, overflow: bool) -> (Tally, Block<u64>) {
         let len = self.low.len();
-        let parts = (0..len.div_ceil(ACTORS_PER_TASK)).into_par_iter().map(|task| {
-            let range = task * ACTORS_PER_TASK..((task + 1) * ACTORS_PER_TASK).min(len);
-            match &self.rest.high {
-                None => {
-                    let scores = &self.low[range.clone()];
-                    // The top bit of x | -x says that x is not 0; the compiler makes vectors of this.
-                    let positive = scores.iter().map(|score| (score | score.wrapping_neg()) >> 63).sum();
-                    // Halves, of which so many fit in a word.
-                    let (mut low, mut high) = (0u64, 0u64);
-                    for score in scores {
-                        low += score & 0xffff_ffff;
-                        high += score >> 32;
-                    }
-                    let total = Some((u128::from(high) << 32) + u128::from(low));
-                    Tally { actors: positive + self.idle_only(range), positive, total }
-                }
-                Some(high) => self.tally_wide(range, high),
-            }
-        });
-        let start = || Tally { actors: 0, positive: 0, total: Some(0) };
-        let sum = parts.reduce(start, |a, b| Tally {
+        let none = || Tally { actors: 0, positive: 0, total: Some(0) };
+        let both = |a: Tally, b: Tally| Tally {
             actors: a.actors + b.actors,
             positive: a.positive + b.positive,
             total: a.total.zip(b.total).and_then(|(a, b)| a.checked_add(b)),
-        });
-        Tally { total: sum.total.filter(|_| !overflow), ..sum }
+        };
+        let (sum, tops) = match &self.rest.high {
+            None => {
+                let mut tops = Block::scratch(len.div_ceil(TOGETHER));
+                let tasks = self.low.par_chunks(ACTORS_PER_TASK).enumerate();
+                let parts = tasks.zip(tops.par_chunks_mut(ACTORS_PER_TASK / TOGETHER)).map(
+                    |((task, scores), tops)| {
+                        find_tops(scores, tops);
+                        let at = task * ACTORS_PER_TASK;
+                        self.tally_narrow(scores, at..at + scores.len())
+                    },
+                );
+                (parts.reduce(none, both), tops)
+            }
+            Some(high) => {
+                let parts = (0..len.div_ceil(ACTORS_PER_TASK)).into_par_iter().map(|task| {
+                    self.tally_wide(task * ACTORS_PER_TASK..((task + 1) * ACTORS_PER_TASK).min(len), high)
+                });
+                (parts.reduce(none, both), Block::zeroed(0))
+            }
+        };
+        (Tally { total: sum.total.filter(|_| !overflow), ..sum }, tops)
+    }
+
+    fn tally_narrow(&self, scores: &[u64], range: Range<usize>) -> Tally {
+        // The top bit of x | -x says that x is not 0; the compiler makes vectors of this.
+        let positive = scores.iter().map(|score| (score | score.wrapping_neg()) >> 63).sum();
+        // Halves, of which so many fit in a word.
+        let (mut low, mut high) = (0u64, 0u64);
+        for score in scores {
+            low += score & 0xffff_ffff;
+            high += score >> 32;
+        }
+        let total = Some((u128::from(high) << 32) + u128::from(low));
+        Tally { actors: positive + self.idle_only(range), positive, total }
     }
 
     fn tally_wide(&self, range: Range<usize>, high: &[u64]) -> Tally {
@@ -469,7 +503,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ACTORS: usize = 7;
+    const ACTORS: usize = 2 * TOGETHER + 5;
 
     /// A scorer with weights as they come, without a policy.
     fn scorer(weights: [u64; 3]) -> Scorer {
@@ -505,6 +539,21 @@ mod tests {
         let scores = scores(lane);
         assert_eq!(scores.at(0), u128::from(u64::MAX / 3 - 1) + 3 + 6 * u128::from(u64::MAX));
         assert_eq!((scores.actors, scores.positive), (2, 1));
+    }
+
+    /// Those of at least some score, above zero: around each score that there is.
+    fn each_from_finds_those_alone(scores: &Scores) -> Result<(), TestCaseError> {
+        let ranked: Vec<(usize, u128)> = (0..ACTORS).map(|rank| (rank, scores.at(rank))).collect();
+        for (_, score) in &ranked {
+            for least in [score.saturating_sub(1), *score, score.saturating_add(1)] {
+                let mut found = Vec::new();
+                scores.each_from(0..ACTORS, least, |rank, score| found.push((rank, score)));
+                let expected: Vec<_> =
+                    ranked.iter().copied().filter(|(_, score)| *score >= least.max(1)).collect();
+                prop_assert_eq!(found, expected);
+            }
+        }
+        Ok(())
     }
 
     proptest! {
@@ -548,6 +597,11 @@ mod tests {
                 prop_assert_eq!(scores.actors, exact.iter().filter(|(seen, _)| *seen).count() as u64);
                 prop_assert_eq!(scores.positive, exact.iter().filter(|(_, score)| *score > 0).count() as u64);
                 prop_assert_eq!(scores.total, Amount::new(total));
+            }
+            let backwards: Vec<u32> = (0..ACTORS as u32).rev().collect();
+            for scores in [narrow, wide] {
+                each_from_finds_those_alone(&scores)?;
+                each_from_finds_those_alone(&scores.in_order(Some(&backwards)))?;
             }
         }
     }

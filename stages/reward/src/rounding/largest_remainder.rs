@@ -44,14 +44,16 @@ impl Cut {
 pub trait Remainders: Sync {
     /// The positions, cut into tasks in ascending order.
     fn tasks(&self) -> impl IndexedParallelIterator<Item = Range<usize>>;
-    /// Position and remainder of every actor that takes part.
-    fn each(&self, range: Range<usize>, take: impl FnMut(usize, u128));
+    /// Position and remainder of every actor that takes part whose remainder is at least `least`, and perhaps of others.
+    fn each_from(&self, range: Range<usize>, least: u128, take: impl FnMut(usize, u128));
 }
 
 /// Counts of remainders in equal parts of a range of values.
 pub struct Counts {
     low: u128,
     shift: u32,
+    /// From here on all have been counted; of those below perhaps only some.
+    from: u128,
     counts: Vec<u64>,
     /// Beside `counts[0]`: most remainders may be small, and counting them all in one place of memory would wait for it.
     lowest: u64,
@@ -61,12 +63,21 @@ impl Counts {
     /// For the values `low .. low + 2^bits`.
     pub fn new(low: u128, bits: u32) -> Self {
         let counts = vec![0; 1 << bits.min(BUCKET_BITS)];
-        Self { low, shift: bits.saturating_sub(BUCKET_BITS), counts, lowest: 0 }
+        Self { low, shift: bits.saturating_sub(BUCKET_BITS), from: low, counts, lowest: 0 }
     }
 
-    /// For all remainders of a division by `d`.
-    pub fn for_divisor(d: u128) -> Self {
-        Self::new(0, 128 - d.leading_zeros())
+    /// For remainders of a division by `d`, of which all from `from` on are going to be counted.
+    pub fn for_divisor(d: u128, from: u128) -> Self {
+        Self { from, ..Self::new(0, 128 - d.leading_zeros()) }
+    }
+
+    /// Of all remainders from `low` on that are in range.
+    fn of(remainders: &impl Remainders, low: u128, bits: u32) -> Self {
+        let count = |mut counts: Self, range| {
+            remainders.each_from(range, low, |_, r| counts.add(r));
+            counts
+        };
+        remainders.tasks().fold(|| Self::new(low, bits), count).reduce(|| Self::new(low, bits), Self::merge)
     }
 
     /// Counts a value, if it is in range.
@@ -88,41 +99,54 @@ impl Counts {
         self.lowest += other.lowest;
         self
     }
+
+    /// The bucket in which the last of `units` falls that go to the largest, how many are in it, and how many of the units go there.
+    /// None if it is not among those of which all have been counted.
+    fn last_of(&self, units: u64) -> Option<(usize, u64, u64)> {
+        let mut left = units;
+        for (bucket, count) in self.counts.iter().enumerate().rev() {
+            if self.beginning(bucket) < self.from {
+                return None;
+            }
+            let here = if bucket == 0 { count + self.lowest } else { *count };
+            if left <= here {
+                return Some((bucket, here, left));
+            }
+            left -= here;
+        }
+        None
+    }
+
+    fn beginning(&self, bucket: usize) -> u128 {
+        self.low + ((bucket as u128) << self.shift)
+    }
 }
 
-/// Finds the cut for `units` missing units, `counts` being those of all remainders. The remainders add up to
-/// `units * d` and each is below `d`, so that more than `units` of them are above zero, or `units` is 0.
-pub fn cut(units: u128, counts: Counts, remainders: &impl Remainders) -> Cut {
+/// Finds the cut for `units` missing units, `counts` being those of all remainders, or of the larger ones: if these are too few, all
+/// are counted. The remainders add up to `units * d` and each is below `d`, so that more than `units` of them are above zero, or
+/// `units` is 0.
+pub fn cut(units: u128, mut counts: Counts, remainders: &impl Remainders) -> Cut {
     if units == 0 {
         return Cut::NONE;
     }
     let mut left = u64::try_from(units).unwrap_or(u64::MAX);
-    let mut next = counts;
+    if counts.last_of(left).is_none() {
+        counts = Counts::of(remainders, counts.low, counts.shift + counts.counts.len().ilog2());
+    }
     loop {
-        let mut counts = next;
-        counts.counts[0] += counts.lowest;
-        // From the top, the part in which the last unit falls.
-        let mut bucket = counts.counts.len();
-        let inside = loop {
-            let Some(next) = bucket.checked_sub(1) else {
-                // More units than remainders: impossible, and caught by the check of the result.
-                return Cut { units, remainder: 0, last_rank: u64::MAX };
-            };
-            bucket = next;
-            let here = counts.counts[bucket];
-            if left <= here {
-                break here;
-            }
-            left -= here;
+        let Some((bucket, inside, here)) = counts.last_of(left) else {
+            // More units than remainders: impossible, and caught by the check of the result.
+            return Cut { units, remainder: 0, last_rank: u64::MAX };
         };
-        let low = counts.low + ((bucket as u128) << counts.shift);
+        left = here;
+        let low = counts.beginning(bucket);
         let in_part = |value: u128| value.wrapping_sub(low) >> counts.shift == 0;
         if inside <= SORTED_MAX {
             let mut part: Vec<(u128, usize)> = remainders
                 .tasks()
                 .flat_map_iter(|range| {
                     let mut found = Vec::new();
-                    remainders.each(range, |rank, r| {
+                    remainders.each_from(range, low, |rank, r| {
                         if in_part(r) {
                             found.push((r, rank));
                         }
@@ -138,17 +162,7 @@ pub fn cut(units: u128, counts: Counts, remainders: &impl Remainders) -> Cut {
             // All of them are equal: the first `left` by position.
             return Cut { units, remainder: low, last_rank: nth_equal(left, low, remainders) };
         }
-        let bits = counts.shift;
-        next = remainders
-            .tasks()
-            .fold(
-                || Counts::new(low, bits),
-                |mut counts, range| {
-                    remainders.each(range, |_, r| counts.add(r));
-                    counts
-                },
-            )
-            .reduce(|| Counts::new(low, bits), Counts::merge);
+        counts = Counts::of(remainders, low, counts.shift);
     }
 }
 
@@ -158,7 +172,7 @@ fn nth_equal(n: u64, value: u128, remainders: &impl Remainders) -> u64 {
         .tasks()
         .map(|range| {
             let mut count = 0;
-            remainders.each(range.clone(), |_, r| count += u64::from(r == value));
+            remainders.each_from(range.clone(), value, |_, r| count += u64::from(r == value));
             (range, count)
         })
         .collect();
@@ -166,7 +180,7 @@ fn nth_equal(n: u64, value: u128, remainders: &impl Remainders) -> u64 {
     for (range, count) in per_task {
         if left <= count {
             let mut found = 0;
-            remainders.each(range, |rank, r| {
+            remainders.each_from(range, value, |rank, r| {
                 if r == value && left > 0 {
                     left -= 1;
                     found = rank as u64;
@@ -193,16 +207,23 @@ mod tests {
                 .into_par_iter()
                 .map(move |task| task * 1000..(task * 1000 + 1000).min(len))
         }
-        fn each(&self, range: Range<usize>, mut take: impl FnMut(usize, u128)) {
-            range.for_each(|rank| take(rank, self.0[rank]));
+        fn each_from(&self, range: Range<usize>, least: u128, mut take: impl FnMut(usize, u128)) {
+            range.filter(|rank| self.0[*rank] >= least).for_each(|rank| take(rank, self.0[rank]));
         }
     }
 
+    /// However few of the smaller ones have been counted at first, the same is found.
     fn check(d: u128, list: Vec<u128>, units: usize) {
         let list = List(list);
-        let mut counts = Counts::for_divisor(d);
-        list.0.iter().for_each(|r| counts.add(*r));
-        let cut = cut(units as u128, counts, &list);
+        for from in [0, d / 8, d / 2, d - d / 16, d] {
+            check_from(d, &list, units, from);
+        }
+    }
+
+    fn check_from(d: u128, list: &List, units: usize, from: u128) {
+        let mut counts = Counts::for_divisor(d, from);
+        list.0.iter().filter(|r| **r >= from).for_each(|r| counts.add(*r));
+        let cut = cut(units as u128, counts, list);
         let mut sorted: Vec<usize> = (0..list.0.len()).collect();
         sorted.sort_by_key(|rank| (std::cmp::Reverse(list.0[*rank]), *rank));
         let mut expected = vec![0; list.0.len()];
