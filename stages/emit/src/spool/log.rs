@@ -134,6 +134,18 @@ fn number(name: &str) -> Option<u64> {
     name.strip_suffix(".log")?.parse().ok()
 }
 
+/// Behind the last byte that is not zero.
+pub(super) fn end_of(bytes: &[u8]) -> usize {
+    // Megabytes of zeros, mostly: compared a page at a time.
+    let (mut rest, zeros) = (bytes, [0; 4096]);
+    while let Some((before, page)) = rest.split_last_chunk()
+        && *page == zeros
+    {
+        rest = before;
+    }
+    rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
 struct Segment {
     number: u64,
     bytes: Vec<u8>,
@@ -148,7 +160,7 @@ impl Segment {
         let (mut records, mut gap, mut at) = (Vec::new(), 0, 0);
         // Behind the last write there are zeros, and no record begins with one. Records are read from all bytes: one may end
         // with zeros.
-        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let end = end_of(&bytes);
         while at < end {
             if let Some(record) = record::read(&bytes, at, number) {
                 records.push(at);

@@ -462,6 +462,18 @@ fn damage_in_the_middle_is_counted_and_costs_only_itself() {
 
 /// Whatever the last write left of its bytes, everything before it is there and nothing is called damage.
 #[test]
+fn zeros_end_where_they_begin_wherever_that_is_in_a_page() {
+    assert_eq!((log::end_of(&[]), log::end_of(&[0; 5000]), log::end_of(&[1])), (0, 0, 1));
+    for end in [1, 2, 807, 808, 809, 904, 4095, 4096, 4097, 4903, 4904, 4905, 8999, 9000] {
+        let mut bytes = vec![0; 9000];
+        bytes[end - 1] = 1;
+        assert_eq!(log::end_of(&bytes), end);
+        bytes[..end].fill(7);
+        assert_eq!(log::end_of(&bytes), end);
+    }
+}
+
+#[test]
 fn a_tail_torn_at_any_byte() {
     let disk = memory();
     let spool = open(disk.clone()).unwrap();
