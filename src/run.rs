@@ -7,12 +7,13 @@ use crate::config::{self, ConfigArgs, Settings};
 use crate::edge::Problem;
 use crate::opened;
 use crate::out::Out;
-use crate::pipeline::{self, Answer, Done, Engine, Inputs, Request, Submitted};
+use crate::pipeline::{self, Answer, Done, Emission, Engine, Inputs, Opened, Opening, Request, Submitted};
 use crate::refusal::Refusal;
 use crate::source::SharedSource;
 use crate::why::{decimal, grouped};
 use crate::world::{SystemClock, SystemEntropy};
 use crate::{bus::Bus, telemetry};
+use futures::FutureExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use rewarder_decode::{Dictionary, FileSource, Progress};
 use rewarder_emit::{AttestKey, LedgerUrl};
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// Recipients named in the summary.
 const NAMED: usize = 10;
@@ -216,12 +218,7 @@ async fn compute(
         true => Some(measure_floor(&pool, &snapshot).await?),
         false => None,
     };
-    let (mut deliverer, mut key) = (None, None);
-    if !args.dry_run {
-        deliverer = Some(opened::deliverer(settings, &clock, &entropy).await.map_err(|e| fault(&e))?);
-        let dir = (!settings.amnesia_mode).then_some(settings.state_dir.as_path());
-        key = Some(AttestKey::open(dir, &*entropy, settings.require_pq_on).map_err(|e| fault(&e))?);
-    }
+    let opening = (!args.dry_run).then(|| open_emission(settings.clone(), clock.clone(), entropy));
     let engine = Engine {
         pool,
         store: None,
@@ -231,8 +228,7 @@ async fn compute(
             // Written beside a result, which without a policy there is none.
             policy: policy.clone().unwrap_or_default(),
         }),
-        deliverer,
-        key,
+        emission: opening.clone().map(Emission::Opening),
         bus: Bus::new(),
         clock: clock.clone(),
         moved: Box::new(|_, _| {}),
@@ -246,7 +242,17 @@ async fn compute(
     entry
         .try_push(Envelope { ticket, payload: submitted })
         .map_err(|_| fault(&"the pipeline took no job"))?;
-    let answer = answer.await.unwrap_or_else(|unanswered| Err(fault(&unanswered)));
+    let unopened = async {
+        match opening.map(|opening| opening.map(Result::err)) {
+            Some(unopened) => unopened.await,
+            None => None,
+        }
+    };
+    let answer = tokio::select! {
+        answer = answer => answer.unwrap_or_else(|unanswered| Err(fault(&unanswered))),
+        // What would fail in the end is not computed first.
+        Some(refusal) = unopened => Err(refusal),
+    };
     if let Some(bar) = bar {
         bar.abort();
         let _ = bar.await;
@@ -254,6 +260,21 @@ async fn compute(
     drop(entry);
     stages.drain(Duration::from_secs(1)).await;
     Ok((answer, floor))
+}
+
+/// Opens what emits on a thread of its own: it waits for the disk while the job computes.
+fn open_emission(settings: Settings, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Opening {
+    let open = move || {
+        let opened = async {
+            let deliverer = opened::deliverer(&settings, &clock, &entropy).await.map_err(|e| fault(&e))?;
+            let dir = (!settings.amnesia_mode).then_some(settings.state_dir.as_path());
+            let key = AttestKey::open(dir, &*entropy, settings.require_pq_on).map_err(|e| fault(&e))?;
+            Ok(Arc::new(Opened { deliverer, key }))
+        };
+        Handle::current().block_on(opened)
+    };
+    let opened = tokio::task::spawn_blocking(open);
+    async move { opened.await.map_err(|e| fault(&e)).flatten() }.boxed().shared()
 }
 
 async fn measure_floor(pool: &Pool, snapshot: &SharedSource) -> Result<Duration, Refusal> {

@@ -7,7 +7,7 @@ use crate::health::Health;
 use crate::jobs::{Job, JobState, Jobs};
 use crate::late::{Late, LateKey};
 use crate::opened::{self, StartError, breaker, failed, state_dir};
-use crate::pipeline::{self, Answer, Done, Engine, Entry, Inputs, Request, Submitted};
+use crate::pipeline::{self, Answer, Done, Emission, Engine, Entry, Inputs, Opened, Request, Submitted};
 use crate::recent::{Recent, RecentKey};
 use crate::refusal::Refusal;
 use crate::telemetry::{COMPUTE_LATENCY, RUNS_TOTAL, STORE_BYTES, STORE_BYTES_MAX};
@@ -139,8 +139,7 @@ impl Service {
             pool,
             store: Some(store),
             out: None,
-            deliverer: Some(deliverer),
-            key: Some(key),
+            emission: Some(Emission::Open(Opened { deliverer, key })),
             bus: bus.clone(),
             clock: clock.clone(),
             moved: Box::new(move |tenant, bytes| charged.charge(tenant, bytes / COST_BYTES)),
@@ -179,7 +178,7 @@ impl Service {
     /// Serves operators on the control socket until it is dropped; under amnesia there is none.
     pub async fn operators(self: &Arc<Self>) {
         let settings = self.settings();
-        let (Some(dir), Some(deliverer)) = (state_dir(&settings), &self.engine.deliverer) else { return };
+        let (Some(dir), Ok(deliverer)) = (state_dir(&settings), self.deliverer()) else { return };
         match crate::control::bind(dir) {
             Ok(listener) => {
                 crate::control::serve(listener, deliverer.clone(), self.engine.store.clone()).await
@@ -218,7 +217,12 @@ impl Service {
 
     /// The ids of the keys that vouch for results.
     pub fn attest_keys(&self) -> Vec<String> {
-        self.engine.key.iter().flat_map(AttestKey::key_ids).map(|id| id.to_string()).collect()
+        self.engine
+            .emits()
+            .into_iter()
+            .flat_map(|opened| opened.key.key_ids())
+            .map(|id| id.to_string())
+            .collect()
     }
 
     /// Shows how full the store is.
@@ -231,10 +235,8 @@ impl Service {
 
     /// Delivery.
     pub fn deliverer(&self) -> Result<&Arc<Deliverer>, Refusal> {
-        self.engine
-            .deliverer
-            .as_ref()
-            .ok_or_else(|| Refusal::new(Reason::Internal, "the service has no ledger"))
+        let opened = self.engine.emits().map(|opened| &opened.deliverer);
+        opened.ok_or_else(|| Refusal::new(Reason::Internal, "the service has no ledger"))
     }
 
     /// Runs that were explained lately.
@@ -478,7 +480,7 @@ impl Service {
         self.limiter.reload(limits(&next));
         self.inflight.resize(nonzero(next.max_inflight.0));
         self.checker.reload(next.cap_budget_ms.into());
-        if let Some(deliverer) = &self.engine.deliverer {
+        if let Ok(deliverer) = self.deliverer() {
             deliverer.reload(breaker(&next));
         }
         for name in &restart_needed {

@@ -11,6 +11,7 @@ use crate::table;
 use crate::telemetry::INVARIANT_FAIL_TOTAL;
 use crate::why::Kept;
 use crate::world::blocking;
+use futures::future::{BoxFuture, Shared};
 use rewarder_admit::check::Pass;
 use rewarder_decode::{Dictionary, Source};
 use rewarder_emit::metrics::LEDGER_INTENTS_TOTAL;
@@ -35,10 +36,8 @@ pub struct Engine {
     pub store: Option<Store>,
     /// Where a batch job leaves its result.
     pub out: Option<Out>,
-    /// Delivery; none when nothing can be emitted.
-    pub deliverer: Option<Arc<Deliverer>>,
-    /// Signs commitments.
-    pub key: Option<AttestKey>,
+    /// What emits runs; none when nothing can be emitted.
+    pub emission: Option<Emission>,
     /// Hears of breaches.
     pub bus: Bus,
     /// Time.
@@ -46,6 +45,25 @@ pub struct Engine {
     /// Told on whose behalf how many bytes of a snapshot are about to be decoded.
     pub moved: Moved,
 }
+
+/// What emits runs.
+pub enum Emission {
+    /// It is there.
+    Open(Opened),
+    /// It is being opened while a batch job computes; asked for when there is something to sign.
+    Opening(Opening),
+}
+
+/// Delivery, and what signs commitments.
+pub struct Opened {
+    /// Delivery.
+    pub deliverer: Arc<Deliverer>,
+    /// Signs commitments.
+    pub key: AttestKey,
+}
+
+/// [`Opened`], when it will be.
+pub type Opening = Shared<BoxFuture<'static, Result<Arc<Opened>, Refusal>>>;
 
 /// A tenant, and bytes.
 pub type Moved = Box<dyn Fn(&TenantId, u64) + Send + Sync>;
@@ -238,10 +256,11 @@ impl Engine {
             Ok(computed) => computed,
             Err(breach) => return Err(self.breach(breach).await),
         };
-        let attestation = match &self.key {
-            Some(key) => Some(key.attest(&outcome.commitment).map_err(|e| internal(&e))?),
-            None => None,
-        };
+        if let Some(Emission::Opening(opening)) = &self.emission {
+            opening.clone().await?;
+        }
+        let attest = |opened: &Opened| opened.key.attest(&outcome.commitment).map_err(|e| internal(&e));
+        let attestation = self.emits().map(attest).transpose()?;
         let it = self.clone();
         let sealed = blocking(move || it.seal(&lane, outcome, names, attestation, &policy)).await?;
         timings.reward = millis(self.clock.monotonic().saturating_sub(begun));
@@ -305,8 +324,12 @@ impl Engine {
         let kind = breach.kind();
         metrics::counter!(INVARIANT_FAIL_TOTAL, "kind" => kind).increment(1);
         tracing::error!(invariant = "fail", kind, %breach, "a result failed the check by another route");
-        if let Some(deliverer) = &self.deliverer {
-            deliverer.latch_off(kind, format!("invariant breach: {breach}")).await;
+        if let Some(Emission::Opening(opening)) = &self.emission {
+            // Where it cannot be opened, nothing is emitted either.
+            let _ = opening.clone().await;
+        }
+        if let Some(opened) = self.emits() {
+            opened.deliverer.latch_off(kind, format!("invariant breach: {breach}")).await;
         }
         Refusal::new(
             Reason::Invariant,
@@ -331,7 +354,7 @@ impl Engine {
         if emits && settled {
             metrics::counter!(LEDGER_INTENTS_TOTAL, "result" => "dup").increment(1);
             ledger = LedgerResult::Dup;
-        } else if emits && self.deliverer.is_some() {
+        } else if emits && self.emission.is_some() {
             let delivered = self.deliver(&manifest, commitment).await?;
             ledger = delivered.ledger_result();
             quarantine = matches!(delivered.outcome, Emitted::Held { .. });
@@ -387,9 +410,17 @@ impl Engine {
 }
 
 impl Engine {
+    /// What emits runs; none when nothing can be emitted, or as long as it is not open.
+    pub fn emits(&self) -> Option<&Opened> {
+        match self.emission.as_ref()? {
+            Emission::Open(opened) => Some(opened),
+            Emission::Opening(opening) => opening.peek()?.as_deref().ok(),
+        }
+    }
+
     /// Where runs are handed over to delivery; none when nothing can be emitted.
     pub fn handover(&self) -> Option<Handover> {
         let runs = self.store.clone().map(|store| Arc::new(store) as Arc<dyn Runs>);
-        Some(Handover::new(self.deliverer.clone()?, runs))
+        Some(Handover::new(self.emits()?.deliverer.clone(), runs))
     }
 }

@@ -14,7 +14,7 @@ mod done;
 mod engine;
 
 pub use done::{AnswerBody, Done, Timings};
-pub use engine::{Engine, Moved};
+pub use engine::{Emission, Engine, Moved, Opened, Opening};
 
 use crate::bus::Event;
 use crate::config::Stages;
