@@ -14,6 +14,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use rewarder_decode::Progress;
+use rewarder_model::memory::Block;
 use rewarder_model::{Cid, Policy, Reason, SnapshotHeader, run_key};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -30,10 +31,10 @@ use svc_rewarder::why::grouped;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Bytes read and sent at once: they stay in the processor's cache from the file to the socket.
-const UPLOAD_BYTES: usize = 256 * 1024;
+/// Bytes read and sent at once: as many as a block has that is kept for the next part once it has been sent.
+const UPLOAD_BYTES: usize = 2 << 20;
 /// Parts of an upload that wait for the network.
-const UPLOAD_PARTS: usize = 4;
+const UPLOAD_PARTS: usize = 2;
 /// When a job that runs on is asked after for the first time, if the service does not say when.
 const FIRST_POLL: Duration = Duration::from_millis(200);
 /// How long a running job is followed. The longest epochs that fit a snapshot take minutes.
@@ -344,6 +345,18 @@ fn stored(answer: Answer) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A part of an upload: the beginning of a block.
+struct Part {
+    block: Block<u8>,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.block[..self.len]
+    }
+}
+
 /// The snapshot from disk in large parts, read by a thread that may block, no faster than the network takes them.
 fn streamed(source: SharedSource, sent: Arc<AtomicU64>) -> Body {
     let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Bytes>>(UPLOAD_PARTS);
@@ -351,11 +364,12 @@ fn streamed(source: SharedSource, sent: Arc<AtomicU64>) -> Body {
         let len = source.len();
         let mut at = 0;
         while at < len {
-            let mut part = vec![0; (len - at).min(UPLOAD_BYTES as u64) as usize];
-            let read = source.read_at(at, &mut part);
-            at += part.len() as u64;
+            let block = Block::scratch(UPLOAD_BYTES);
+            let mut part = Part { block, len: (len - at).min(UPLOAD_BYTES as u64) as usize };
+            let read = source.read_at(at, &mut part.block[..part.len]);
+            at += part.len as u64;
             // A service that has seen enough closes its side; its answer says why.
-            if sender.blocking_send(read.map(|()| part.into())).is_err() {
+            if sender.blocking_send(read.map(|()| Bytes::from_owner(part))).is_err() {
                 return;
             }
             sent.store(at, Relaxed);
