@@ -7,16 +7,15 @@ use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// From this size on a block is mapped for itself, in huge pages where the system has them.
-const MAPPED_BYTES_MIN: usize = HUGE_PAGE_BYTES;
-/// A huge page of x86-64 and of most others. Mappings are so many of them: the system puts one of another size anywhere, and its
+/// From this size on a block is mapped for itself, and so begins at a page. What an allocator gives of such a size begins a few bytes
+/// behind one, and some processors (AMD Zen 3 and 4) take two to three times as long to copy there from the beginning of a page, as
+/// a read from a file does.
+const MAPPED_BYTES_MIN: usize = 64 << 10;
+/// A page of x86-64 and of most others.
+const PAGE_BYTES: usize = 4 << 10;
+/// A huge page of x86-64 and of most others. Large mappings are so many of them, where the system has them: the system puts one of another size anywhere, and its
 /// beginning and end into small pages, which cost five hundred faults each.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
-/// A page.
-const PAGE_BYTES: usize = 4096;
-/// From this size on a block that is not mapped begins at a page, too. What an allocator gives begins a few bytes behind one, and
-/// some processors (AMD Zen 3 and 4) take two and three times as long to copy there from the beginning of a page, as a read does.
-const ALIGNED_BYTES_MIN: usize = 64 << 10;
 /// Bytes of dropped blocks that are kept: what an epoch of a million actors takes, and no more, whatever the largest job was.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
@@ -33,8 +32,7 @@ pub struct Block<T> {
 
 #[derive(Debug)]
 enum Memory<T> {
-    /// And where in it the block begins.
-    Heap(Vec<T>, usize),
+    Heap(Vec<T>),
     /// None only while it is being dropped.
     Mapped(Option<MmapMut>),
 }
@@ -68,19 +66,17 @@ impl<T: bytemuck::Pod> Block<T> {
             if let Some(map) = kept(bytes) {
                 return (Self { memory: Memory::Mapped(Some(map)), len }, true);
             }
-            let whole = bytes.checked_next_multiple_of(HUGE_PAGE_BYTES).unwrap_or(bytes);
-            if let Ok(map) = MmapMut::map_anon(whole) {
-                // Advice only: without huge pages it is slower, not wrong.
-                let _ = map.advise(Advice::HugePage);
+            let huge = bytes >= HUGE_PAGE_BYTES;
+            let page = if huge { HUGE_PAGE_BYTES } else { PAGE_BYTES };
+            if let Ok(map) = MmapMut::map_anon(bytes.checked_next_multiple_of(page).unwrap_or(bytes)) {
+                if huge {
+                    // Advice only: without huge pages it is slower, not wrong.
+                    let _ = map.advise(Advice::HugePage);
+                }
                 return (Self { memory: Memory::Mapped(Some(map)), len }, false);
             }
         }
-        let spare = if bytes >= ALIGNED_BYTES_MIN { PAGE_BYTES / size_of::<T>().max(1) } else { 0 };
-        let values = vec![T::zeroed(); len + spare];
-        // Where the address cannot be had, none is skipped.
-        let skipped =
-            Some(values.as_ptr().align_offset(PAGE_BYTES)).filter(|skipped| *skipped <= spare).unwrap_or(0);
-        (Self { memory: Memory::Heap(values, skipped), len }, false)
+        (Self { memory: Memory::Heap(vec![T::zeroed(); len]), len }, false)
     }
 }
 
@@ -129,7 +125,7 @@ impl<T: bytemuck::Pod> Deref for Block<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
         match &self.memory {
-            Memory::Heap(values, skipped) => &values[*skipped..*skipped + self.len],
+            Memory::Heap(values) => values,
             // A mapping begins at a page, so that it is aligned for every `T` here.
             Memory::Mapped(map) => {
                 map.as_deref().map_or(&[], |map| bytemuck::cast_slice(&map[..self.len * size_of::<T>()]))
@@ -141,7 +137,7 @@ impl<T: bytemuck::Pod> Deref for Block<T> {
 impl<T: bytemuck::Pod> DerefMut for Block<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         match &mut self.memory {
-            Memory::Heap(values, skipped) => &mut values[*skipped..*skipped + self.len],
+            Memory::Heap(values) => values,
             Memory::Mapped(map) => map
                 .as_deref_mut()
                 .map_or(&mut [], |map| bytemuck::cast_slice_mut(&mut map[..self.len * size_of::<T>()])),
@@ -196,7 +192,7 @@ mod tests {
             let moved = Some(block);
             assert_eq!(moved.as_ref().map_or(1, |block| block.as_ptr().align_offset(PAGE_BYTES)), 0);
         }
-        for bytes in [ALIGNED_BYTES_MIN, ALIGNED_BYTES_MIN + 8, MAPPED_BYTES_MIN - 8, MAPPED_BYTES_MIN] {
+        for bytes in [MAPPED_BYTES_MIN, MAPPED_BYTES_MIN + 8, HUGE_PAGE_BYTES - 8, HUGE_PAGE_BYTES] {
             check::<u8>(bytes);
             check::<u8>(bytes + 1);
             check::<u64>(bytes / 8);
@@ -215,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_and_fits() {
-        let held: Vec<_> = (0..40).map(|n| Block::<u8>::scratch(MAPPED_BYTES_MIN + n)).collect();
+        let held: Vec<_> = (0..40).map(|n| Block::<u8>::scratch(HUGE_PAGE_BYTES + n)).collect();
         drop(held);
         drop(Block::<u8>::scratch(KEPT_BYTES_MAX + 1));
         let bytes: usize = KEPT.lock().unwrap().iter().map(|map| map.len()).sum();
