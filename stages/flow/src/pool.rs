@@ -9,7 +9,6 @@
 use crate::error::PoolError;
 use crate::panicked::Panicked;
 use arc_swap::ArcSwap;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,14 +26,13 @@ pub struct Pool {
 impl Pool {
     /// Starts `threads` compute threads for each lane.
     pub fn new(threads: NonZeroUsize) -> Result<Self, PoolError> {
-        let long = start("compute", threads, own_cpus(threads))?;
-        let short = start("compute-short", threads, None)?;
-        Ok(Self { long: ArcSwap::from_pointee(long), short: ArcSwap::from_pointee(short) })
+        let lane = |name| Ok(ArcSwap::from_pointee(start(name, threads)?));
+        Ok(Self { long: lane("compute")?, short: lane("compute-short")? })
     }
 
     /// Starts `threads` compute threads that both lanes share: for one job alone.
     pub fn of_one_lane(threads: NonZeroUsize) -> Result<Self, PoolError> {
-        let lane = Arc::new(start("compute", threads, own_cpus(threads))?);
+        let lane = Arc::new(start("compute", threads)?);
         Ok(Self { long: ArcSwap::new(Arc::clone(&lane)), short: ArcSwap::new(lane) })
     }
 
@@ -43,9 +41,9 @@ impl Pool {
     /// would stall the jobs instead.
     pub fn resize(&self, threads: NonZeroUsize) -> Result<(), PoolError> {
         if threads.get() != self.threads() {
-            let new = Self::new(threads)?;
-            self.long.store(new.long.load_full());
-            self.short.store(new.short.load_full());
+            let (long, short) = (start("compute", threads)?, start("compute-short", threads)?);
+            self.long.store(long.into());
+            self.short.store(short.into());
         }
         Ok(())
     }
@@ -109,34 +107,9 @@ impl Lane {
     }
 }
 
-/// A processor for each thread of long work, if there are just as many as threads.
-///
-/// A thread that waits for another is put to sleep, and is woken a few times in a millisecond of such work. In a virtual machine the
-/// system often wakes it where the one is that wakes it, behind that: a processor that sleeps looks as if another guest had it. Then
-/// all threads take turns on one processor while others idle. With fewer threads than processors a choice of ours would be blind to
-/// what else runs; with more there is none.
-fn own_cpus(threads: NonZeroUsize) -> Option<Vec<usize>> {
-    let allowed = sched_getaffinity(None).ok()?;
-    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
-    (cpus.len() == threads.get()).then_some(cpus)
-}
-
-/// Starts a pool whose threads stay on these processors, each on one, or wherever the system puts them.
-fn start(
-    name: &'static str,
-    threads: NonZeroUsize,
-    own: Option<Vec<usize>>,
-) -> Result<rayon::ThreadPool, PoolError> {
+fn start(name: &'static str, threads: NonZeroUsize) -> Result<rayon::ThreadPool, PoolError> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.get())
-        .start_handler(move |index| {
-            let mut cpus = CpuSet::new();
-            if let Some(cpu) = own.as_ref().and_then(|own| own.get(index)) {
-                cpus.set(*cpu);
-                // Where it may not stay it goes where the system puts it.
-                let _ = sched_setaffinity(None, &cpus);
-            }
-        })
         .thread_name(move |index| format!("{name}-{index}"))
         // Only a result whose own drop panics can get here. Without a handler rayon would abort the process.
         .panic_handler(|_| {})
@@ -148,7 +121,6 @@ fn start(
 mod tests {
     use super::*;
     use futures::FutureExt;
-    use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc;
 
@@ -166,28 +138,6 @@ mod tests {
         for name in [name, inner.0, inner.1] {
             assert!(name.starts_with("compute-"), "{name:?}");
         }
-    }
-
-    /// As many threads as processors have one each; of fewer each may go where all may.
-    #[test]
-    fn threads_keep_to_processors_of_their_own_if_there_are_as_many() {
-        let cpus = |pool: &Pool, long: bool| -> BTreeSet<Vec<usize>> {
-            let lane = pool.lane(if long { u64::MAX } else { 0 });
-            let each = lane.0.broadcast(|_| {
-                let allowed = sched_getaffinity(None).unwrap();
-                (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect()
-            });
-            each.into_iter().collect()
-        };
-        let all = std::thread::available_parallelism().unwrap().get();
-        let whole = BTreeSet::from([cpus(&pool(all + 1), true).pop_first().unwrap()]);
-        let own = cpus(&pool(all), true);
-        if whole.first().unwrap().len() == all {
-            assert_eq!(own.len(), all);
-            assert!(own.iter().all(|cpus| cpus.len() == 1), "{own:?}");
-            assert_eq!(cpus(&pool(all), false), whole);
-        }
-        assert_eq!(cpus(&pool(all + 1), true), whole);
     }
 
     #[tokio::test]
