@@ -270,7 +270,7 @@ settings! {
     brownout_exit_p95_ms: Millis = Millis(100), Millis(100), true;
     /// … for so long, with the quarantine and the work queue below their soft limits.
     brownout_exit_ms: Millis = Millis(600_000), Millis(600_000), true;
-    /// Time between probes of a ledger that is browned out or does not answer.
+    /// Time between probes of a ledger that is browned out.
     brownout_probe_ms: Millis = Millis(1000), Millis(1000), true;
     /// Answer dry runs while emission is latched off.
     latched_dry_runs: bool = true, true, true;

@@ -323,9 +323,8 @@ async fn watch_health(service: Arc<Service>, supervisor: Arc<Supervisor>) {
     loop {
         let now = clock.monotonic();
         if let Ok(deliverer) = service.deliverer() {
-            // One that did not answer is asked again as soon as a browned-out one: readiness waits for it.
-            let ill = ledger_down || deliverer.degraded();
-            let every = if ill { service.settings().brownout_probe_ms.into() } else { PROBE_EVERY };
+            let every =
+                if deliverer.degraded() { service.settings().brownout_probe_ms.into() } else { PROBE_EVERY };
             if probed.is_none_or(|probed| now.saturating_sub(probed) >= every) {
                 let probe = deliverer.probe().await;
                 if let Err(error) = &probe
