@@ -242,16 +242,20 @@ async fn compute(
     entry
         .try_push(Envelope { ticket, payload: submitted })
         .map_err(|_| fault(&"the pipeline took no job"))?;
-    let unopened = async {
-        match opening.map(|opening| opening.map(Result::err)) {
-            Some(unopened) => unopened.await,
+    let unopened = |opening: Option<Opening>| async {
+        match opening {
+            Some(opening) => opening.await.err(),
             None => None,
         }
     };
+    // A state that cannot be opened is what is told, whatever else is wrong: at once, since what would fail in the end need not be
+    // computed first; or behind a refusal, for which it is not left half open.
     let answer = tokio::select! {
-        answer = answer => answer.unwrap_or_else(|unanswered| Err(fault(&unanswered))),
-        // What would fail in the end is not computed first.
-        Some(refusal) = unopened => Err(refusal),
+        answer = answer => match unopened(opening.clone()).await {
+            Some(refusal) => Err(refusal),
+            None => answer.unwrap_or_else(|unanswered| Err(fault(&unanswered))),
+        },
+        Some(refusal) = unopened(opening.clone()) => Err(refusal),
     };
     if let Some(bar) = bar {
         bar.abort();
