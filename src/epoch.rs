@@ -40,8 +40,8 @@ struct Scoring<'a> {
     header: SnapshotHeader,
     policy: &'a Policy,
     actors: usize,
-    /// Where the result goes if it is wanted before the names.
-    early: &'a Mutex<Option<Early>>,
+    /// The result, if it was wanted before the names: gone with the sink if that reading is given up.
+    early: Mutex<Option<Early>>,
 }
 
 /// What is known before the names are, which then are in order.
@@ -94,17 +94,15 @@ pub fn decode(
     policy: Result<Policy, Refusal>,
     progress: &Progress,
 ) -> Result<ScoredEpoch, Refusal> {
-    let early = Mutex::new(None);
     let sink = |header: &SnapshotHeader, actors: usize, categories: &Dictionary| {
         let policy = policy.as_ref().ok().filter(|_| admits(header).is_ok())?;
         let scorer = Scorer::new(policy, actors, categories);
-        Some(Scoring { scorer, header: header.clone(), policy, actors, early: &early })
+        Some(Scoring { scorer, header: header.clone(), policy, actors, early: Mutex::default() })
     };
     let decoded = rewarder_decode::decode(source, expected, progress, sink).map_err(refusal)?;
-    let Decoded { cid, header, actors, rows, lanes, asked, .. } = decoded;
+    let Decoded { cid, header, actors, rows, lanes, sink, .. } = decoded;
     admits(&header)?;
-    // Or it was found by a reading that has been given up.
-    let early = early.into_inner().unwrap_or_else(PoisonError::into_inner).filter(|_| asked);
+    let early = sink.and_then(|sink| sink.early.into_inner().unwrap_or_else(PoisonError::into_inner));
     let Early { scores, derivation } =
         early.unwrap_or_else(|| Early { scores: Scores::merge(lanes, actors.len()), derivation: None });
     let policy = policy?;

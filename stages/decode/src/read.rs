@@ -103,7 +103,7 @@ pub trait RowSink: Sync {
 
 /// A verified snapshot without its rows, and what the sink made of those.
 #[derive(Debug)]
-pub struct Decoded<L> {
+pub struct Decoded<S, L> {
     /// CID of the bytes.
     pub cid: Cid,
     /// The snapshot's words about itself.
@@ -116,8 +116,8 @@ pub struct Decoded<L> {
     pub rows: u64,
     /// What the sink made of the rows; empty when there was no sink or there were no rows.
     pub lanes: Vec<L>,
-    /// Whether this reading's sink was asked whose names are wanted, and may have taken the lanes.
-    pub asked: bool,
+    /// The sink that took them, if there was one; not one of a reading that was given up.
+    pub sink: Option<S>,
 }
 
 /// How far a decode has come, to be looked at from another thread.
@@ -143,7 +143,7 @@ pub fn decode<S: RowSink>(
     expected: Option<Cid>,
     progress: &Progress,
     mut sink: impl FnMut(&SnapshotHeader, usize, &Dictionary) -> Option<S>,
-) -> Result<Decoded<S::Lane>, DecodeError> {
+) -> Result<Decoded<S, S::Lane>, DecodeError> {
     if let Some(decoded) = attempt(source, expected, progress, &mut sink, true)? {
         return Ok(decoded);
     }
@@ -162,17 +162,15 @@ fn attempt<S: RowSink>(
     progress: &Progress,
     sink: impl FnOnce(&SnapshotHeader, usize, &Dictionary) -> Option<S>,
     may_pass: bool,
-) -> Result<Option<Decoded<S::Lane>>, DecodeError> {
+) -> Result<Option<Decoded<S, S::Lane>>, DecodeError> {
     let threads = rayon::current_num_threads();
     let leaves = if source.len() < SMALL_BYTES { 1 } else { LEAVES_PER_THREAD };
     let mut hashing = Hashing::new(source, progress, leaves * threads);
     let mut parser = Parser::new(source, may_pass);
     let mut result = stream(&mut hashing, &mut parser, sink);
-    let mut asked = false;
     if let Some(deferred) = parser.deferred.take() {
         match &mut result {
             Ok((sink, lanes)) => {
-                asked = sink.is_some();
                 let wanted = sink.as_ref().and_then(|sink| sink.wanted(lanes));
                 hashing.turn_back();
                 parser.actors = deferred.read(&mut hashing, wanted)?;
@@ -184,7 +182,7 @@ fn attempt<S: RowSink>(
             Err(Stop::Io(_)) => {}
         }
     }
-    let result = match result.map(|(_, lanes)| lanes) {
+    let result = match result {
         Err(Stop::Io(e)) => return Err(e.into()),
         Err(Stop::Broken(broken)) if expected.is_none() => return Err(broken.into()),
         // A fault of the format is said only of bytes that are the ones asked for.
@@ -196,7 +194,7 @@ fn attempt<S: RowSink>(
         return Err(DecodeError::CidMismatch);
     }
     match result {
-        Ok(lanes) => Ok(Some(parser.finish(cid, lanes, asked)?)),
+        Ok((sink, lanes)) => Ok(Some(parser.finish(cid, sink, lanes)?)),
         Err(Stop::Broken(broken)) => Err(broken.into()),
         Err(Stop::Io(e)) => Err(e.into()),
     }
@@ -800,7 +798,7 @@ impl<'s, S: Source + ?Sized> Parser<'s, S> {
         Err(fault.here().message(self.message))
     }
 
-    fn finish<L>(self, cid: Cid, lanes: Vec<L>, asked: bool) -> Result<Decoded<L>, Broken> {
+    fn finish<K, L>(self, cid: Cid, sink: Option<K>, lanes: Vec<L>) -> Result<Decoded<K, L>, Broken> {
         let opened = self.opened.ok_or(Fault::FirstNotSchema.here())?;
         Ok(Decoded {
             cid,
@@ -809,7 +807,7 @@ impl<'s, S: Source + ?Sized> Parser<'s, S> {
             categories: self.categories.unwrap_or_else(Dictionary::empty),
             rows: self.rows,
             lanes,
-            asked,
+            sink,
         })
     }
 }

@@ -99,6 +99,8 @@ fn status(name: &str) -> usize {
 
 /// Most memory, allocated and resident, that `work` takes beyond what there was.
 fn memory<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
+    // What is kept would hide what is taken.
+    rewarder_model::memory::give_back();
     // 5 resets the peak of resident memory (proc_pid_clear_refs(5)).
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let resident = status("VmRSS");
@@ -1020,7 +1022,7 @@ enum Verdict {
     Refused(Fault),
 }
 
-fn verdict(result: Result<Decoded<Vec<u64>>, DecodeError>) -> Verdict {
+fn verdict(result: Result<Decoded<Sums, Vec<u64>>, DecodeError>) -> Verdict {
     match result {
         Ok(_) => Verdict::Taken,
         Err(DecodeError::Invalid { fault, .. }) => Verdict::Refused(fault),

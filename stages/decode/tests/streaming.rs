@@ -406,6 +406,7 @@ fn every_byte_is_read_once() {
 }
 
 /// Wants the names of some actors only.
+#[derive(Debug)]
 struct Wanting(Digest, Bits);
 
 impl RowSink for Wanting {
@@ -428,7 +429,7 @@ impl RowSink for Wanting {
     }
 }
 
-fn chosen(source: &(impl Source + ?Sized), which: &[usize]) -> Result<Decoded<Digest>, DecodeError> {
+fn chosen(source: &(impl Source + ?Sized), which: &[usize]) -> Result<Decoded<Wanting, Digest>, DecodeError> {
     let sink = |_: &SnapshotHeader, actors: usize, _: &Dictionary| {
         let mut bits = Bits::none(actors);
         which.iter().filter(|index| **index < actors).for_each(|index| bits.insert(*index));

@@ -137,7 +137,7 @@ impl Derivation {
         let largest = rounding == Rounding::LargestRemainder;
         let below = self.capped_above.unwrap_or(u128::MAX);
         let shares = Shares { scores, divide, pot: self.pot, below };
-        // Whoever has a share below this adds nothing to the quotients, and most of all actors may be such. Whether their remainders
+        // Whoever has a share below this adds nothing to the quotients, and most actors may be such. Whether their remainders
         // come to one of the units that are left over is seen when the larger ones have been counted.
         let from = if largest { self.base / UNLIKELY_PART } else { self.base };
         let empty = || (0u128, largest.then(|| Counts::for_divisor(self.base, from)));
@@ -177,9 +177,8 @@ impl<D: Divide> Shares<'_, D> {
     #[inline]
     fn each_with(&self, range: Range<usize>, least: u128, mut take: impl FnMut(usize, (u128, u128))) {
         // Below this a score times the pot is below `least`: that is the remainder, and the quotient is zero.
-        let from =
-            least.checked_div(self.pot).map_or(0, |from| from + u128::from(!least.is_multiple_of(self.pot)));
-        self.scores.each_from(range, from, |rank, score| {
+        let least_score = if self.pot == 0 { 0 } else { least.div_ceil(self.pot) };
+        self.scores.each_from(range, least_score, |rank, score| {
             if score <= self.below {
                 take(rank, self.divide.divide(score));
             }

@@ -312,6 +312,7 @@ impl Scores {
                 }
             });
         };
+        debug_assert!(range.start.is_multiple_of(TOGETHER), "a range of the tasks");
         let tops = &self.tops[range.start / TOGETHER..range.end.div_ceil(TOGETHER)];
         for ((at, scores), top) in
             range.clone().step_by(TOGETHER).zip(self.low[range].chunks(TOGETHER)).zip(tops)

@@ -772,7 +772,19 @@ fn threads_do_not_show() {
         pool,
         rule,
     };
+    // Scores below 2^64, of which one in twenty is large.
+    let mut narrow = case(100_003, Rule { min_payout: Some(50), ..Rule::SHARE });
+    narrow.rows = (0..120_000u32)
+        .map(|n| {
+            (
+                n.wrapping_mul(40_503) % ACTORS,
+                (n % 3) as u8,
+                u64::from(n % 7) << if n % 20 == 0 { 20 } else { 0 },
+            )
+        })
+        .collect();
     let cases = [
+        narrow,
         case(1_000_003, Rule::SHARE),
         case(wide, Rule { actor_cap: Some(wide / 40_000), ..Rule::SHARE }),
         case(wide, Rule { rounding: "floor", min_payout: Some(wide / 1_000_000), ..Rule::SHARE }),

@@ -2,7 +2,7 @@
 //! remainders, ties to the smaller actor in byte order.
 //!
 //! Nobody is sorted. Remainders are counted by their leading bits, the part of the range in which the last unit falls is
-//! counted again more finely, and so on: each pass is linear, there are at most eleven, and usually two, because
+//! counted again more finely, and so on: each pass is linear, there are at most twelve, and usually two, because
 //! a part with few remainders is sorted outright.
 
 use rayon::prelude::*;
