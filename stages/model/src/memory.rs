@@ -8,8 +8,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 /// From this size on a block is mapped for itself, and so begins at a page. What an allocator maps for a piece begins a few bytes
-/// behind one, and some processors (AMD Zen 3 and 4) take two to three times as long to copy there from the beginning of a page, as
-/// a read from a file does.
+/// behind one, and AMD's Zen 3 takes two to three times as long to copy to such a place, as a read from a file does: it says that
+/// `rep movsb` is fast, so that the system uses it, and it is not where the destination is not aligned.
 const MAPPED_BYTES_MIN: usize = 64 << 10;
 /// A page of x86-64 and of most others.
 const PAGE_BYTES: usize = 4 << 10;
