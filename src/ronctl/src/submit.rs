@@ -31,10 +31,12 @@ use svc_rewarder::why::grouped;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Bytes read and sent at once: as many as a block has that is kept for the next part once it has been sent.
-const UPLOAD_BYTES: usize = 2 << 20;
+/// Bytes read at once: as many as a block has that is kept for the next ones when they have been sent.
+const READ_BYTES: usize = 2 << 20;
+/// Bytes sent at once: on a slow line that is how often the bar moves.
+const SENT_BYTES: usize = 256 << 10;
 /// Parts of an upload that wait for the network.
-const UPLOAD_PARTS: usize = 2;
+const UPLOAD_PARTS: usize = 4;
 /// When a job that runs on is asked after for the first time, if the service does not say when.
 const FIRST_POLL: Duration = Duration::from_millis(200);
 /// How long a running job is followed. The longest epochs that fit a snapshot take minutes.
@@ -345,13 +347,13 @@ fn stored(answer: Answer) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A part of an upload: the beginning of a block.
-struct Part {
+/// What is read of an upload at once: the beginning of a block.
+struct Piece {
     block: Block<u8>,
     len: usize,
 }
 
-impl AsRef<[u8]> for Part {
+impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
         &self.block[..self.len]
     }
@@ -364,15 +366,25 @@ fn streamed(source: SharedSource, sent: Arc<AtomicU64>) -> Body {
         let len = source.len();
         let mut at = 0;
         while at < len {
-            let block = Block::scratch(UPLOAD_BYTES);
-            let mut part = Part { block, len: (len - at).min(UPLOAD_BYTES as u64) as usize };
-            let read = source.read_at(at, &mut part.block[..part.len]);
-            at += part.len as u64;
-            // A service that has seen enough closes its side; its answer says why.
-            if sender.blocking_send(read.map(|()| Bytes::from_owner(part))).is_err() {
-                return;
+            let block = Block::scratch(READ_BYTES);
+            let mut piece = Piece { block, len: (len - at).min(READ_BYTES as u64) as usize };
+            let read = source.read_at(at, &mut piece.block[..piece.len]);
+            let piece = match read {
+                Ok(()) => Bytes::from_owner(piece),
+                Err(e) => {
+                    let _ = sender.blocking_send(Err(e));
+                    return;
+                }
+            };
+            for from in (0..piece.len()).step_by(SENT_BYTES) {
+                let part = piece.slice(from..(from + SENT_BYTES).min(piece.len()));
+                at += part.len() as u64;
+                // A service that has seen enough closes its side; its answer says why.
+                if sender.blocking_send(Ok(part)).is_err() {
+                    return;
+                }
+                sent.store(at, Relaxed);
             }
-            sent.store(at, Relaxed);
         }
     });
     BodyExt::boxed(StreamBody::new(ReceiverStream::new(receiver).map(|part| part.map(Frame::data))))

@@ -44,6 +44,7 @@ fn fit_to_print(message: &str) {
 // ------------------------------------------------------------------------------------------------------------ snapshot
 
 /// Sums by actor and category.
+#[derive(Debug)]
 struct Sums;
 
 type Lane = BTreeMap<(u32, u8), (u64, u128)>;
@@ -75,7 +76,7 @@ impl RowSink for Sums {
     }
 }
 
-fn decoded(bytes: &[u8], expected: Option<Cid>) -> Result<Decoded<Lane>, DecodeError> {
+fn decoded(bytes: &[u8], expected: Option<Cid>) -> Result<Decoded<Sums, Lane>, DecodeError> {
     decode(bytes, expected, &Progress::default(), |_: &SnapshotHeader, _: usize, _: &Dictionary| Some(Sums))
 }
 
