@@ -256,11 +256,8 @@ impl Engine {
             Ok(computed) => computed,
             Err(breach) => return Err(self.breach(breach).await),
         };
-        if let Some(Emission::Opening(opening)) = &self.emission {
-            opening.clone().await?;
-        }
         let attest = |opened: &Opened| opened.key.attest(&outcome.commitment).map_err(|e| internal(&e));
-        let attestation = self.emits().map(attest).transpose()?;
+        let attestation = self.opened().await?.map(attest).transpose()?;
         let it = self.clone();
         let sealed = blocking(move || it.seal(&lane, outcome, names, attestation, &policy)).await?;
         timings.reward = millis(self.clock.monotonic().saturating_sub(begun));
@@ -324,11 +321,8 @@ impl Engine {
         let kind = breach.kind();
         metrics::counter!(INVARIANT_FAIL_TOTAL, "kind" => kind).increment(1);
         tracing::error!(invariant = "fail", kind, %breach, "a result failed the check by another route");
-        if let Some(Emission::Opening(opening)) = &self.emission {
-            // Where it cannot be opened, nothing is emitted either.
-            let _ = opening.clone().await;
-        }
-        if let Some(opened) = self.emits() {
+        // Where it cannot be opened, nothing is emitted either.
+        if let Ok(Some(opened)) = self.opened().await {
             opened.deliverer.latch_off(kind, format!("invariant breach: {breach}")).await;
         }
         Refusal::new(
@@ -416,6 +410,14 @@ impl Engine {
             Emission::Open(opened) => Some(opened),
             Emission::Opening(opening) => opening.peek()?.as_deref().ok(),
         }
+    }
+
+    /// The same, once it is open.
+    async fn opened(&self) -> Result<Option<&Opened>, Refusal> {
+        if let Some(Emission::Opening(opening)) = &self.emission {
+            opening.clone().await?;
+        }
+        Ok(self.emits())
     }
 
     /// Where runs are handed over to delivery; none when nothing can be emitted.

@@ -1,6 +1,6 @@
 //! Large blocks of memory. First touch of fresh memory costs as much as hashing it does: the system clears each page. So
-//! those of megabytes are asked for in huge pages, which spares the faults, and all are kept when they are dropped, for the next one
-//! who needs as much: then nothing has to be cleared that will be written anyway.
+//! blocks of megabytes are asked for in huge pages, which spares the faults, and all that are mapped are kept when they are dropped,
+//! for the next one who needs as much: then nothing has to be cleared that will be written anyway.
 
 use memmap2::{Advice, MmapMut};
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 const MAPPED_BYTES_MIN: usize = 64 << 10;
 /// A page of x86-64 and of most others.
 const PAGE_BYTES: usize = 4 << 10;
-/// A huge page of x86-64 and of most others. Large mappings are so many of them, where the system has them: the system puts one of another size anywhere, and its
+/// A huge page of x86-64 and of most others. Large mappings are so many of them: the system puts one of another size anywhere, and its
 /// beginning and end into small pages, which cost five hundred faults each.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Bytes of dropped blocks that are kept: what an epoch of a million actors takes, and no more, whatever the largest job was.
