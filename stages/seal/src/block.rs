@@ -5,35 +5,73 @@
 //! start and category ids are its own, in order of first appearance. What follows (in `pipeline`) puts blocks
 //! together in the order of the file, which is all that determinism needs.
 //!
-//! Names are not copied: an entry points into the block's text. Only a name that had to be unescaped is kept
-//! beside it.
+//! Names are copied while they are warm, each to those of its shard: a shard then reads what is its own from begin to end, and
+//! the text can be let go. Consecutive rows of one name, which is how much data comes, are dealt once.
 
 use crate::error::{BAD_ROWS_LISTED_MAX, BadRow, shown};
 use crate::intern::{SHARDS, shard_of};
 use crate::units::UnitsError;
 use ahash::RandomState;
-use rewarder_model::{Category, name::check_actor};
+use rewarder_model::Category;
+use rewarder_model::name::{ACTOR_BYTES_MAX, check_actor};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::AtomicU32;
 
 /// Categories that one snapshot can have: the dictionary's index is a byte.
 pub(crate) const CATEGORIES_MAX: usize = 256;
 
-/// One row's name: where its bytes are, and the part of its hash that the shard needs.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Entry {
+/// Categories that a row is compared with before it is looked up.
+const RECENT_CATEGORIES_MAX: usize = 4;
+
+/// Consecutive rows of one name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    /// The part of the name's hash that the shard needs.
     pub tag: u32,
-    pub at: u32,
-    pub len: u32,
+    /// The first row.
     pub row: u32,
+    pub rows: u16,
+    /// Bytes of the name.
+    len: u16,
 }
 
+/// What one shard gets of a block.
+#[derive(Debug, Default)]
+pub(crate) struct Deal {
+    /// In row order.
+    pub runs: Vec<Run>,
+    /// Their names, one after the other.
+    bytes: Vec<u8>,
+}
+
+impl Deal {
+    /// The runs and their names.
+    pub fn names(&self) -> impl Iterator<Item = (&Run, &[u8])> {
+        let mut rest = &self.bytes[..];
+        self.runs.iter().map(move |run| {
+            let name;
+            (name, rest) = rest.split_at(usize::from(run.len));
+            (run, name)
+        })
+    }
+
+    /// One row more of the last name, if it is this one.
+    #[inline]
+    fn again(&mut self, name: &[u8]) -> bool {
+        let Some(run) = self.runs.last_mut() else { return false };
+        let again = usize::from(run.len) == name.len() && self.bytes.ends_with(name) && run.rows < u16::MAX;
+        run.rows += u16::from(again);
+        again
+    }
+}
+
+/// A row's name, which is still to be checked.
 #[derive(Debug, Clone, Copy)]
-struct Span {
-    hash: u64,
-    at: u32,
-    len: u32,
+pub(crate) enum Name<'a> {
+    /// As the block's text has it.
+    InText(&'a [u8]),
+    /// From elsewhere, or unescaped.
+    Other(&'a [u8]),
 }
 
 /// The columns' names as the data has them, for messages.
@@ -47,25 +85,18 @@ pub(crate) struct Labels<'a> {
 /// Some rows. Reused from group to group, so that its memory stays warm.
 #[derive(Debug, Default)]
 pub(crate) struct Block {
-    /// Length of the text that entries point into; what they point to beyond it is in `kept`.
-    text_len: usize,
-    kept: Vec<u8>,
-    spans: Vec<Span>,
-    /// The entries by shard, those of shard `s` at `starts[s]..starts[s + 1]`, each shard's in row order.
-    entries: Vec<Entry>,
-    starts: Vec<u32>,
-    /// Provisional ids by row. Atomics, because several shards write to one block; relaxed stores cost what
-    /// plain ones do.
-    pub ids: Vec<AtomicU32>,
+    /// By shard.
+    pub deals: Vec<Deal>,
+    /// The shard of the row before.
+    last_deal: usize,
     /// The block's own category ids by row.
     pub categories: Vec<u8>,
     pub units: Vec<u64>,
     /// Distinct categories and the line (from 0 in this block) that first has it.
     pub category_names: Vec<(Category, u64)>,
     category_ids: HashMap<Vec<u8>, u8, RandomState>,
-    last_category: (Vec<u8>, u8),
-    /// Its length, or 0 if only quotes could hold it.
-    last_bare: usize,
+    /// Those of the last rows, that of the row before first, and which of them could be in a text without quotes.
+    recent: Vec<(Vec<u8>, u8)>,
     /// Lines (or rows of a file without lines) that the block covers, good or bad.
     pub lines: u64,
     /// The first refused rows, described, and where all of them are, ascending.
@@ -87,40 +118,22 @@ enum CategoryError {
 impl Block {
     /// Forgets the rows and expects those of `text`. `no_breaks`: no line feed of it can be inside a name.
     pub fn begin(&mut self, text: &[u8], no_breaks: bool) {
-        self.text_len = text.len();
         self.plain = no_breaks
             && text.iter().fold(true, |plain, b| plain & (matches!(b, b' '..=b'~') | (*b == b'\n')));
-        self.kept.clear();
-        self.spans.clear();
+        self.deals.resize_with(SHARDS, Deal::default);
+        for deal in &mut self.deals {
+            deal.runs.clear();
+            deal.bytes.clear();
+        }
         self.categories.clear();
         self.units.clear();
         self.category_names.clear();
         self.category_ids.clear();
-        self.last_category.0.clear();
-        self.last_bare = 0;
+        self.recent.clear();
         self.lines = 0;
         self.bad.clear();
         self.bad_lines.clear();
         self.categories_overflow = None;
-    }
-
-    /// Keeps bytes that the text does not hold as they are; answers where an entry finds them.
-    pub fn keep(&mut self, bytes: &[u8]) -> usize {
-        let at = self.text_len + self.kept.len();
-        self.kept.extend_from_slice(bytes);
-        at
-    }
-
-    /// The bytes of a name.
-    #[inline]
-    pub fn name<'a>(&'a self, text: &'a [u8], at: u32, len: u32) -> &'a [u8] {
-        let (at, len) = (at as usize, len as usize);
-        if at >= self.text_len {
-            let at = at - self.text_len;
-            &self.kept[at..at + len]
-        } else {
-            &text[at..at + len]
-        }
     }
 
     /// Refuses a row. Only the first few are described; a message costs more than a row.
@@ -131,13 +144,26 @@ impl Block {
         self.bad_lines.push(line);
     }
 
+    /// Length of the category at the start of `text`, without quotes, if it is one of the last few that rows had and the field ends
+    /// with it. The row whose category it is need not give it.
+    #[inline]
+    pub fn recent_category(&mut self, text: &[u8]) -> Option<usize> {
+        let ends = |at: usize| matches!(text.get(at), None | Some(b',' | b'\n' | b'\r'));
+        let place = self.recent.iter().position(|(name, _)| text.starts_with(name) && ends(name.len()))?;
+        self.recent.swap(0, place);
+        Some(self.recent[0].0.len())
+    }
+
     /// The block's id of a category.
     #[inline]
     fn category(&mut self, name: &[u8], line: u64) -> Result<u8, CategoryError> {
-        if !name.is_empty() && self.last_category.0 == name {
-            return Ok(self.last_category.1);
+        match self.recent.iter().position(|(recent, _)| recent == name) {
+            Some(place) => {
+                self.recent.swap(0, place);
+                Ok(self.recent[0].1)
+            }
+            None => self.category_seldom(name, line),
         }
-        self.category_seldom(name, line)
     }
 
     #[cold]
@@ -161,36 +187,32 @@ impl Block {
                 id
             }
         };
-        self.last_category.0.clear();
-        self.last_category.0.extend_from_slice(name);
-        self.last_category.1 = id;
-        self.last_bare = if memchr::memchr(b',', name).is_some() { 0 } else { name.len() };
+        // One with a comma is found by its quotes, not by being the same again.
+        if !name.contains(&b',') {
+            self.recent.truncate(RECENT_CATEGORIES_MAX - 1);
+            self.recent.insert(0, (name.to_vec(), id));
+        }
         Ok(id)
-    }
-
-    /// The category of the row before as the next row most likely has it, without quotes; empty if it holds a comma, or there is
-    /// none.
-    #[inline]
-    pub fn last_category(&self) -> &[u8] {
-        &self.last_category.0[..self.last_bare]
     }
 
     /// Takes a row whose cells are there, or refuses it for the first cell that is wrong. `false`: stop, the
     /// block has one category too many.
     ///
-    /// `at` is where `actor` lies in the text or among what was kept. `category` may be left out if it is that of
-    /// the row before.
+    /// `category` may be left out if [`Self::recent_category`] has just found it.
     #[inline]
     pub fn row(
         &mut self,
         labels: &Labels<'_>,
         hasher: &RandomState,
         line: u64,
-        (at, actor): (usize, &[u8]),
+        name: Name<'_>,
         category: Option<&[u8]>,
         units: Result<u64, (UnitsError, &[u8])>,
     ) -> bool {
-        let plain = self.plain && at < self.text_len && (1..=256).contains(&actor.len());
+        let (actor, plain) = match name {
+            Name::InText(actor) => (actor, self.plain && (1..=ACTOR_BYTES_MAX).contains(&actor.len())),
+            Name::Other(actor) => (actor, false),
+        };
         if !plain
             && !is_plain(actor)
             && let Err(problem) = check_actor(actor)
@@ -199,7 +221,11 @@ impl Block {
             self.refuse(line, Some(labels.actor), || format!("{value}{problem}"));
             return true;
         }
-        let category = match category.map_or(Ok(self.last_category.1), |name| self.category(name, line)) {
+        let category = match category {
+            Some(name) => self.category(name, line),
+            None => Ok(self.recent.first().map_or(0, |(_, id)| *id)),
+        };
+        let category = match category {
             Ok(id) => id,
             Err(CategoryError::Bad(why)) => {
                 self.refuse(line, Some(labels.category), || why);
@@ -212,10 +238,15 @@ impl Block {
         };
         match units {
             Ok(units) => {
-                let mut state = hasher.build_hasher();
-                state.write(actor);
-                // A block is at most RECORD_BYTES_MAX or BLOCK_ROWS names of 256 bytes long: far below 2^32.
-                self.spans.push(Span { hash: state.finish(), at: at as u32, len: actor.len() as u32 });
+                if !self.deals[self.last_deal].again(actor) {
+                    let hash = hash_of(hasher, actor);
+                    self.last_deal = shard_of(hash);
+                    let deal = &mut self.deals[self.last_deal];
+                    // A block is at most RECORD_BYTES_MAX or BLOCK_ROWS long: its rows are far below 2^32.
+                    let row = self.units.len() as u32;
+                    deal.runs.push(Run { tag: hash as u32, row, rows: 1, len: actor.len() as u16 });
+                    deal.bytes.extend_from_slice(actor);
+                }
                 self.categories.push(category);
                 self.units.push(units);
             }
@@ -228,73 +259,92 @@ impl Block {
         }
         true
     }
+}
 
-    /// Deals the entries out to their shards: a counting sort.
-    pub fn deal(&mut self) {
-        self.starts.clear();
-        self.starts.resize(SHARDS + 1, 0);
-        for span in &self.spans {
-            self.starts[shard_of(span.hash) + 1] += 1;
-        }
-        for shard in 0..SHARDS {
-            self.starts[shard + 1] += self.starts[shard];
-        }
-        let mut next = self.starts.clone();
-        self.entries.resize(self.spans.len(), Entry::default());
-        for (row, span) in self.spans.iter().enumerate() {
-            let to = &mut next[shard_of(span.hash)];
-            self.entries[*to as usize] =
-                Entry { tag: span.hash as u32, at: span.at, len: span.len, row: row as u32 };
-            *to += 1;
-        }
-        self.ids.resize_with(self.spans.len(), AtomicU32::default);
-    }
-
-    /// The entries of one shard.
-    pub fn dealt(&self, shard: usize) -> &[Entry] {
-        &self.entries[self.starts[shard] as usize..self.starts[shard + 1] as usize]
-    }
+/// The hash that says where a name belongs.
+#[inline]
+pub(crate) fn hash_of(hasher: &RandomState, name: &[u8]) -> u64 {
+    let mut state = hasher.build_hasher();
+    // Bytes alone: a slice's own hash has its length too.
+    state.write(name);
+    state.finish()
 }
 
 /// A valid name without looking for characters: printable ASCII of the right length.
 fn is_plain(name: &[u8]) -> bool {
-    (1..=256).contains(&name.len()) && name.iter().fold(true, |plain, b| plain & matches!(b, b' '..=b'~'))
+    (1..=ACTOR_BYTES_MAX).contains(&name.len())
+        && name.iter().fold(true, |plain, b| plain & matches!(b, b' '..=b'~'))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering::Relaxed;
 
     const LABELS: Labels<'static> = Labels { actor: "a", category: "c", units: "u" };
 
     #[test]
-    fn deals_every_row_to_the_shard_of_its_hash() {
-        let text: Vec<u8> = (0..1000).flat_map(|n| format!("{n:04}").into_bytes()).collect();
+    fn deals_every_row_to_the_shard_of_its_name() {
+        // Runs of one to four rows.
+        let name = |row: usize| format!("{:04}", row * row / 1000).into_bytes();
         let hasher = RandomState::new();
         let mut block = Block::default();
-        block.begin(&text, true);
-        for row in 0..1000 {
-            assert!(block.row(
-                &LABELS,
-                &hasher,
-                row as u64,
-                (row * 4, &text[row * 4..][..4]),
-                Some(b"x"),
-                Ok(row as u64)
-            ));
-        }
-        block.deal();
-        let mut seen = vec![false; 1000];
-        for shard in 0..SHARDS {
-            for entry in block.dealt(shard) {
-                let name = block.name(&text, entry.at, entry.len);
-                assert_eq!(name, format!("{:04}", entry.row).as_bytes());
-                seen[entry.row as usize] = true;
-                block.ids[entry.row as usize].store(1, Relaxed);
+        for _ in 0..2 {
+            block.begin(b"", true);
+            for row in 0..1000 {
+                let units = Ok(row as u64);
+                assert!(block.row(&LABELS, &hasher, 0, Name::InText(&name(row)), Some(b"x"), units));
             }
+            let mut seen = vec![false; 1000];
+            for (shard, deal) in block.deals.iter().enumerate() {
+                for (run, bytes) in deal.names() {
+                    assert_eq!(shard_of(hash_of(&hasher, bytes)), shard);
+                    for row in run.row as usize..run.row as usize + usize::from(run.rows) {
+                        assert_eq!(bytes, name(row));
+                        assert!(!std::mem::replace(&mut seen[row], true));
+                    }
+                }
+            }
+            assert!(seen.iter().all(|s| *s));
+            let runs: usize = block.deals.iter().map(|deal| deal.runs.len()).sum();
+            assert_eq!(runs, (0..1000).filter(|row| *row == 0 || name(*row) != name(row - 1)).count());
         }
-        assert!(seen.iter().all(|s| *s));
+    }
+
+    #[test]
+    fn a_run_ends_where_its_length_does() {
+        let hasher = RandomState::new();
+        let mut block = Block::default();
+        block.begin(b"", true);
+        let rows = usize::from(u16::MAX) + 3;
+        for _ in 0..rows {
+            assert!(block.row(&LABELS, &hasher, 0, Name::InText(b"x"), Some(b"c"), Ok(1)));
+        }
+        let runs: Vec<&Run> = block.deals.iter().flat_map(|deal| &deal.runs).collect();
+        assert_eq!((runs[0].rows, runs[1].rows, runs[1].row), (u16::MAX, 3, u32::from(u16::MAX)));
+    }
+
+    #[test]
+    fn a_category_without_quotes_is_a_whole_field() {
+        let hasher = RandomState::new();
+        let mut block = Block::default();
+        block.begin(b"", true);
+        for category in [&b"view"[..], b"view,er", b"viewer", b"b", b"c", b"d", b"e"] {
+            assert!(block.row(&LABELS, &hasher, 0, Name::InText(b"x"), Some(category), Ok(1)));
+        }
+        // The last few are known, whatever was last, and only as whole fields.
+        for (text, found) in
+            [(&b"e,1"[..], Some(1)), (b"c\n", Some(1)), (b"d", Some(1)), (b"b\r\n", Some(1)), (b"c1,", None)]
+        {
+            assert_eq!(block.recent_category(text), found, "{text:?}");
+        }
+        block.begin(b"", true);
+        for category in [&b"view,er"[..], b"view"] {
+            assert!(block.row(&LABELS, &hasher, 0, Name::InText(b"x"), Some(category), Ok(1)));
+        }
+        // A name with a comma is two fields if it has no quotes.
+        assert_eq!(block.recent_category(b"view,er,1"), Some(4));
+        assert!(block.row(&LABELS, &hasher, 0, Name::InText(b"x"), None, Ok(1)));
+        assert_eq!(block.categories, [0, 1, 1]);
     }
 
     #[test]
@@ -303,10 +353,13 @@ mod tests {
         let mut block = Block::default();
         block.begin(b"", true);
         let float = || Err((UnitsError::Float, &b"1.5"[..]));
-        assert!(block.row(&LABELS, &hasher, 3, (0, b""), Some(b"it's"), float()));
-        assert!(block.row(&LABELS, &hasher, 4, (0, b"x\x7f"), Some(b"ok"), float()));
-        assert!(block.row(&LABELS, &hasher, 5, (0, b"x"), Some(b"it's"), float()));
-        assert!(block.row(&LABELS, &hasher, 6, (0, b"x"), Some(b"ok"), float()));
+        let mut row = |line, name, category: &[u8]| {
+            assert!(block.row(&LABELS, &hasher, line, name, Some(category), float()));
+        };
+        row(3, Name::InText(b""), b"it's");
+        row(4, Name::Other(b"x\x7f"), b"ok");
+        row(5, Name::InText(b"x"), b"it's");
+        row(6, Name::InText(b"x"), b"ok");
         let columns: Vec<_> = block.bad.iter().map(|bad| (bad.at, bad.column.as_deref().unwrap())).collect();
         assert_eq!(columns, [(3, "a"), (4, "a"), (5, "c"), (6, "u")]);
         assert_eq!(block.bad[3].why, "`1.5` is not a plain whole number: no point, no exponent");

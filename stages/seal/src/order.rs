@@ -1,7 +1,7 @@
 //! The order of the names: by bytes, as the dictionary of the fast case has them.
 //!
-//! The law: `sorted` holds every name once, ascending; `rank` is its inverse. Names are distinct, so there is
-//! one such order, whatever the threads.
+//! The law: [`sorted`] has every name once, ascending. Names are distinct, so there is one such order, whatever the
+//! threads. [`Ranks`] is its inverse once who writes the names has said each one's place.
 //!
 //! A sort that compares whole names waits for memory at each comparison, and names of one host share their
 //! first bytes (`github.com/`), so that one key of eight bytes a name does not help either. Here runs are
@@ -9,7 +9,7 @@
 //! prefix, until nothing is left to tell apart: no byte is fetched twice, and a hostile set of names costs at
 //! most 256 / 8 rounds.
 
-use crate::intern::{LOOK_AHEAD, Names, SHARDS, place_of};
+use crate::intern::{LOOK_AHEAD, Names, Place, SHARDS, place_of};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -25,23 +25,42 @@ const SHORT_NAMES: usize = 4 * LOOK_AHEAD;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sorted {
     key: u64,
-    /// Provisional id.
-    pub id: u32,
-    /// Length of the name, so that offsets can be made without touching it.
-    pub len: u32,
+    /// Where it is, and how long, so that offsets can be made without touching it.
+    pub place: Place,
 }
 
-/// The names in order, and each one's place in it.
+/// All names in order. Sorts on the pool that this is called in.
+pub(crate) fn sorted(names: &Names) -> Vec<Sorted> {
+    // Made by all threads: memory that nobody has used yet costs more than what is written into it.
+    let mut sorted: Vec<Sorted> =
+        (0..names.len()).into_par_iter().with_min_len(RUN_SHARED_MIN).map(|_| Sorted::default()).collect();
+    let mut rest = &mut sorted[..];
+    let mut parts = Vec::with_capacity(SHARDS);
+    for (index, shard) in names.shards.iter().enumerate() {
+        let part;
+        (part, rest) = rest.split_at_mut(shard.len());
+        parts.push((index, shard, part));
+    }
+    parts.into_par_iter().with_max_len(1).for_each(|(index, shard, part)| {
+        for (to, (at, name)) in part.iter_mut().zip(shard.records()) {
+            let place = Place { at, shard: index as u16, len: name.len() as u16 };
+            *to = Sorted { key: key(name, 0), place };
+        }
+    });
+    sort(&mut sorted, 0, names);
+    sorted
+}
+
+/// Each provisional id's place in the order.
 #[derive(Debug)]
-pub(crate) struct Order {
-    pub sorted: Vec<Sorted>,
+pub(crate) struct Ranks {
     ranks: Vec<AtomicU32>,
     /// Where a shard's names begin in `ranks`.
     bases: [usize; SHARDS],
 }
 
-impl Order {
-    /// Sorts, on the pool that this is called in.
+impl Ranks {
+    /// For these names, all 0.
     pub fn new(names: &Names) -> Self {
         let mut bases = [0; SHARDS];
         let mut count = 0;
@@ -49,39 +68,21 @@ impl Order {
             *base = count;
             count += shard.len();
         }
-        // Made by all threads: memory that nobody has used yet costs more than what is written into it.
-        let mut sorted: Vec<Sorted> = (0..count)
-            .into_par_iter()
-            .with_min_len(RUN_SHARED_MIN)
-            .map(|at| {
-                let index = bases.partition_point(|base| *base <= at) - 1;
-                let local = at - bases[index];
-                let name = names.shards[index].get(local);
-                // SHARD_NAMES_MAX keeps the number out of the shard's bits.
-                let id = (index as u32) << (u32::BITS - SHARDS.trailing_zeros()) | local as u32;
-                Sorted { key: key(name, 0), id, len: name.len() as u32 }
-            })
-            .collect();
-        sort(&mut sorted, 0, names);
-        let ranks: Vec<AtomicU32> =
-            (0..count).into_par_iter().with_min_len(RUN_SHARED_MIN).map(|_| AtomicU32::default()).collect();
-        let order = Self { sorted, ranks, bases };
-        order.sorted.par_iter().enumerate().with_min_len(RUN_SHARED_MIN).for_each(|(rank, name)| {
-            order.ranks[order.index(name.id)].store(rank as u32, Relaxed);
-        });
-        order
+        let ranks = (0..count).into_par_iter().with_min_len(RUN_SHARED_MIN).map(|_| AtomicU32::default());
+        Self { ranks: ranks.collect(), bases }
     }
 
+    /// Says which place the name with a number of a shard has.
     #[inline]
-    fn index(&self, id: u32) -> usize {
-        let (shard, local) = place_of(id);
-        self.bases[shard] + local
+    pub fn set(&self, shard: u16, number: u32, rank: u32) {
+        self.ranks[self.bases[usize::from(shard)] + number as usize].store(rank, Relaxed);
     }
 
-    /// The place of a provisional id in the order.
+    /// The place of a provisional id.
     #[inline]
-    pub fn rank(&self, id: u32) -> u32 {
-        self.ranks[self.index(id)].load(Relaxed)
+    pub fn get(&self, id: u32) -> u32 {
+        let (shard, number) = place_of(id);
+        self.ranks[self.bases[shard] + number].load(Relaxed)
     }
 }
 
@@ -169,8 +170,8 @@ impl<'a> Short<'a> {
     /// By the next eight bytes, and what has those in common too by comparing the rest.
     fn sort_all(&mut self, depth: usize, names: &Names) {
         let mut all = self.runs.iter_mut().flat_map(|run| run.iter_mut());
-        rekey(&mut all, depth, names);
-        let rest = |name: &Sorted| names.get(name.id).get(depth + 8..).unwrap_or_default();
+        rekey(&mut all, depth, b"", names);
+        let rest = |name: &Sorted| names.get(name.place).get(depth + 8..).unwrap_or_default();
         for run in self.runs.drain(..) {
             run.sort_unstable_by_key(|name| name.key);
             for tied in run.chunk_by_mut(|a, b| a.key == b.key).filter(|tied| tied.len() > 1) {
@@ -181,42 +182,52 @@ impl<'a> Short<'a> {
     }
 }
 
-/// Gives each name the key of its eight bytes from `depth`.
-fn rekey<'a>(run: impl Iterator<Item = &'a mut Sorted>, depth: usize, names: &Names) {
+/// Gives each name, all of which have their first `depth` bytes in common, the key of the eight bytes behind `next`, if that is
+/// what follows. Answers how much of `next` follows in all of them.
+fn rekey<'a>(run: impl Iterator<Item = &'a mut Sorted>, depth: usize, next: &[u8], names: &Names) -> usize {
+    let mut alike = next.len();
     let mut run = run.peekable();
     while run.peek().is_some() {
         let mut some: [Option<&mut Sorted>; LOOK_AHEAD] = [const { None }; LOOK_AHEAD];
         for (slot, name) in some.iter_mut().zip(&mut run) {
             *slot = Some(name);
         }
-        let (found, _) = names.gather(some.iter().flatten().map(|name| name.id), depth);
+        let (found, _) = names.gather(some.iter().flatten().map(|name| name.place), depth);
         for (name, bytes) in some.iter_mut().flatten().zip(found) {
-            name.key = key(bytes, depth);
+            let rest = bytes.get(depth..).unwrap_or_default();
+            if !rest.starts_with(next) {
+                alike = alike.min(common_prefix(next, rest));
+            }
+            name.key = key(rest, next.len());
         }
     }
+    alike
 }
 
 /// Sorts a long run whose names have their first `depth` bytes in common.
 fn sort_tied(run: &mut [Sorted], depth: usize, names: &Names) {
-    let first = names.get(run[0].id).get(depth..).unwrap_or_default();
-    let common = |some: &[Sorted]| {
-        let (found, count) = names.gather(some.iter().map(|name| name.id), depth);
-        let rest = found[..count].iter().map(|name| name.get(depth..).unwrap_or_default());
-        rest.map(|rest| common_prefix(first, rest)).min()
-    };
-    let shared = run.len() >= RUN_SHARED_MIN;
-    let prefix = if shared {
-        run.par_chunks(LOOK_AHEAD).filter_map(common).min()
-    } else {
-        run.chunks(LOOK_AHEAD).filter_map(common).min()
-    };
-    let depth = depth + prefix.unwrap_or(0);
-    if shared {
-        run.par_chunks_mut(RUN_SHARED_MIN / 8).for_each(|some| rekey(some.iter_mut(), depth, names));
-    } else {
-        rekey(run.iter_mut(), depth, names);
+    let first = names.get(run[0].place).get(depth..).unwrap_or_default();
+    // What some from all over the run have in common is most likely what all have, and saves a look at each. If it is not, then
+    // the second time around it is.
+    let spread = run.iter().step_by(run.len().div_ceil(LOOK_AHEAD)).map(|name| name.place);
+    let (some, count) = names.gather(spread, depth);
+    let prefixes =
+        some[..count].iter().map(|name| common_prefix(first, name.get(depth..).unwrap_or_default()));
+    let mut prefix = prefixes.min().unwrap_or(0);
+    loop {
+        let next = &first[..prefix];
+        let alike = if run.len() >= RUN_SHARED_MIN {
+            let parts = run.par_chunks_mut(RUN_SHARED_MIN / 8);
+            parts.map(|part| rekey(part.iter_mut(), depth, next, names)).min().unwrap_or(prefix)
+        } else {
+            rekey(run.iter_mut(), depth, next, names)
+        };
+        if alike == prefix {
+            break;
+        }
+        prefix = alike;
     }
-    sort(run, depth, names);
+    sort(run, depth + prefix, names);
 }
 
 #[cfg(test)]
@@ -240,15 +251,14 @@ mod tests {
 
     fn check(all: &[String]) {
         let names = intern(all);
-        let order = Order::new(&names);
+        let sorted = sorted(&names);
         let mut expected: Vec<&[u8]> = all.iter().map(String::as_bytes).collect();
         expected.sort_unstable();
         expected.dedup();
-        let found: Vec<&[u8]> = order.sorted.iter().map(|name| names.get(name.id)).collect();
+        let found: Vec<&[u8]> = sorted.iter().map(|name| names.get(name.place)).collect();
         assert_eq!(found, expected);
-        for (rank, name) in order.sorted.iter().enumerate() {
-            assert_eq!(order.rank(name.id) as usize, rank);
-            assert_eq!(name.len as usize, expected[rank].len());
+        for (rank, name) in sorted.iter().enumerate() {
+            assert_eq!(usize::from(name.place.len), expected[rank].len());
         }
     }
 

@@ -14,14 +14,14 @@
 //! themselves; what is done by many threads depends on no order. So the bytes and the messages are the same
 //! at every thread count.
 
-use crate::block::{Block, CATEGORIES_MAX, Entry};
+use crate::block::{Block, CATEGORIES_MAX};
 use crate::config::{GROUP_BLOCKS, SealOptions};
 use crate::error::{BAD_ROWS_LISTED_MAX, BadRow, RefusedRows, SealError};
 use crate::input::{self, Input, Opened, Parser, Piece, ReadError, TextBlock};
 use crate::intern::{LOOK_AHEAD, Names};
 use crate::ipc::{self, BATCH_ROWS};
 use crate::lookalike::Warnings;
-use crate::order::{Order, Sorted};
+use crate::order::{self, Ranks, Sorted};
 use crate::progress::{Phase, Progress};
 use crate::rows::{RowStore, Segment};
 use crate::target::{Target, directory};
@@ -31,7 +31,6 @@ use rewarder_model::{Category, Cid, SnapshotHeader};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, channel, sync_channel};
 
 /// Names of one piece of the dictionary: about half a megabyte of text, less than a batch.
@@ -78,9 +77,9 @@ pub fn seal<'a>(
     let opened = input::open(input.into(), options, directory(out), progress)?;
     let read = read(opened, options, directory(out), &pool, progress)?;
     progress.phase(Phase::Sort);
-    let order = pool.install(|| Order::new(&read.names));
+    let sorted = pool.install(|| order::sorted(&read.names));
     progress.phase(Phase::Write);
-    write(read, order, options, target, out, &pool, progress)
+    write(read, sorted, options, target, out, &pool, progress)
 }
 
 /// What an input holds.
@@ -117,7 +116,8 @@ pub fn examine<'a>(
                 Err(e) => failed = Some(e),
             }
         }
-        gathered.parse(&group)?;
+        gathered.parse(&group);
+        gathered.intern()?;
         gathered.merge(&dir)?;
         match failed {
             Some(ReadError::Seal(e)) if !gathered.stopped => return Err(e),
@@ -128,8 +128,7 @@ pub fn examine<'a>(
         }
     }
     let Read { names, categories, rows } = gathered.finish()?;
-    let actors = Order::new(&names).sorted.len() as u64;
-    Ok(Examined { rows: rows.rows(), actors, categories: categories.len() as u64 })
+    Ok(Examined { rows: rows.rows(), actors: names.len() as u64, categories: categories.len() as u64 })
 }
 
 /// All rows, by provisional ids.
@@ -165,16 +164,18 @@ fn read(
         let mut gathered = Gathered::new(&parser, lines, store);
         loop {
             let (group, end) = group(&receive);
-            pool.install(|| gathered.parse(&group))?;
-            pool.install(|| gathered.merge(dir))?;
-            progress.rows(gathered.rows.rows());
-            if gathered.stopped {
-                break;
-            }
+            pool.install(|| gathered.parse(&group));
+            // What was parsed holds all that is wanted of the text, which is filled again meanwhile.
             for piece in group {
                 if let Piece::Text(text) = piece {
                     let _ = give_back.send(text);
                 }
+            }
+            pool.install(|| gathered.intern())?;
+            pool.install(|| gathered.merge(dir))?;
+            progress.rows(gathered.rows.rows());
+            if gathered.stopped {
+                break;
             }
             match end {
                 None => {}
@@ -239,8 +240,8 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    /// Parses a group; interns its names unless a row has been refused, from when on only refusals matter.
-    fn parse(&mut self, group: &[Piece]) -> Result<(), SealError> {
+    /// Parses a group.
+    fn parse(&mut self, group: &[Piece]) {
         self.used = group.len();
         let (parser, hasher) = (self.parser, &self.hasher);
         let blocks = &mut self.blocks[..group.len()];
@@ -249,28 +250,17 @@ impl<'a> Gathered<'a> {
             .zip(group)
             .with_max_len(1)
             .for_each(|(block, piece)| parser.parse(piece, hasher, block));
-        let refused = self.bad_count > 0
-            || blocks.iter().any(|block| !block.bad_lines.is_empty() || block.categories_overflow.is_some());
-        if refused {
+    }
+
+    /// Interns the names of a group that was parsed, unless a row has been refused, from when on only refusals matter.
+    fn intern(&mut self) -> Result<(), SealError> {
+        let blocks = &self.blocks[..self.used];
+        let refused = |block: &Block| !block.bad_lines.is_empty() || block.categories_overflow.is_some();
+        if self.bad_count > 0 || blocks.iter().any(refused) {
             return Ok(());
         }
-        let blocks = &self.blocks[..group.len()];
-        self.names.shards.par_iter_mut().with_max_len(1).enumerate().for_each(|(index, shard)| {
-            for (block, piece) in blocks.iter().zip(group) {
-                let text = match piece {
-                    Piece::Text(text) => text.text(),
-                    Piece::Batch(_) => b"",
-                };
-                for entries in block.dealt(index).chunks(LOOK_AHEAD) {
-                    let name = |entry: &Entry| block.name(text, entry.at, entry.len);
-                    shard.look_ahead(entries.iter().map(|entry| (entry.tag, name(entry))));
-                    for entry in entries {
-                        let id = shard.intern(entry.tag, name(entry));
-                        block.ids[entry.row as usize].store(id, Relaxed);
-                    }
-                }
-            }
-        });
+        let shards = self.names.shards.par_iter_mut().with_max_len(1).enumerate();
+        shards.for_each(|(index, shard)| shard.intern_all(blocks.iter().map(|block| &block.deals[index])));
         self.names.check()
     }
 
@@ -319,14 +309,21 @@ impl<'a> Gathered<'a> {
         if self.bad_count > 0 {
             return Ok(());
         }
+        let shards = &self.names.shards;
         let segments: Vec<Segment> = self.blocks[..self.used]
             .par_iter()
             .zip(&renumbered)
             .with_max_len(1)
-            .map(|(block, ids)| Segment {
-                ids: block.ids.iter().map(|id| id.load(Relaxed)).collect(),
-                categories: block.categories.iter().map(|own| ids[usize::from(*own)]).collect(),
-                units: block.units.clone(),
+            .enumerate()
+            .map(|(index, (block, category_ids))| {
+                let mut ids = vec![0; block.units.len()];
+                for (deal, shard) in block.deals.iter().zip(shards) {
+                    for (run, id) in deal.runs.iter().zip(&shard.ids[index]) {
+                        ids[run.row as usize..][..usize::from(run.rows)].fill(*id);
+                    }
+                }
+                let categories = block.categories.iter().map(|own| category_ids[usize::from(*own)]).collect();
+                Segment { ids, categories, units: block.units.clone() }
             })
             .collect();
         for segment in segments {
@@ -365,7 +362,7 @@ impl<'a> Gathered<'a> {
 /// Makes the output's pieces in order; a thread of its own hashes and writes them.
 fn write(
     read: Read,
-    order: Order,
+    sorted: Vec<Sorted>,
     options: &SealOptions,
     mut target: Target<'_>,
     out: &Path,
@@ -373,7 +370,7 @@ fn write(
     progress: &dyn Progress,
 ) -> Result<Sealed, SealError> {
     let Read { names, categories, rows } = read;
-    let (count, actors) = (rows.rows(), order.sorted.len() as u64);
+    let (count, actors) = (rows.rows(), sorted.len() as u64);
     let categories_count = categories.len() as u64;
     let (send, receive) = sync_channel::<Vec<u8>>(OUTPUT_PIECES);
     // Memory that has been written goes round, so that a snapshot of any size is written out of
@@ -386,7 +383,7 @@ fn write(
             // A send fails when writing has failed, and the writer says why.
             let put = |piece| drop(send.send(piece));
             let room = || used.lock().ok().and_then(|used| used.try_recv().ok()).unwrap_or_default();
-            make(&options.header, &names, &order, &categories, rows, &Output { put, room }, progress)
+            make(&options.header, &names, &sorted, &categories, rows, &Output { put, room }, progress)
         });
         drop(send);
         let written = writer.join().map_err(|_| SealError::TooMuch("the writing thread failed"))?;
@@ -397,7 +394,7 @@ fn write(
     })?;
     progress.phase(Phase::Sync);
     // The file's name and the memory's end wait for the system, each for another part of it.
-    pool.join(|| target.keep(), || drop((names, order))).0?;
+    pool.join(|| target.keep(), || drop((names, sorted))).0?;
     let (cid, bytes) = written;
     Ok(Sealed { cid, rows: count, actors, categories: categories_count, bytes, warnings })
 }
@@ -412,7 +409,7 @@ struct Output<P, R> {
 fn make(
     header: &SnapshotHeader,
     names: &Names,
-    order: &Order,
+    sorted: &[Sorted],
     categories: &[Category],
     rows: RowStore,
     output: &Output<impl Fn(Vec<u8>), impl Fn() -> Vec<u8> + Sync>,
@@ -422,33 +419,35 @@ fn make(
     put(ipc::schema(header));
     let mut warnings = Warnings::default();
     if rows.rows() > 0 {
-        warnings = make_actors(names, order, output);
+        let ranks = Ranks::new(names);
+        warnings = make_actors(names, sorted, &ranks, output);
         let mut places: Vec<usize> = (0..categories.len()).collect();
         places.sort_unstable_by(|a, b| categories[*a].as_str().cmp(categories[*b].as_str()));
-        let sorted: Vec<&str> = places.iter().map(|place| categories[*place].as_str()).collect();
-        put(ipc::dictionary(ipc::CATEGORIES, &sorted));
-        let mut ranks = [0_u8; CATEGORIES_MAX];
+        let in_order: Vec<&str> = places.iter().map(|place| categories[*place].as_str()).collect();
+        put(ipc::dictionary(ipc::CATEGORIES, &in_order));
+        let mut category_ranks = [0_u8; CATEGORIES_MAX];
         for (rank, place) in places.into_iter().enumerate() {
-            ranks[place] = rank as u8;
+            category_ranks[place] = rank as u8;
         }
-        make_batches(order, &ranks, rows, output, progress)?;
+        make_batches(&ranks, &category_ranks, rows, output, progress)?;
     }
     put(ipc::END_OF_STREAM.to_vec());
     Ok(warnings)
 }
 
+/// The actors' dictionary; says each name's place to `ranks` on the way.
 fn make_actors(
     names: &Names,
-    order: &Order,
+    sorted: &[Sorted],
+    ranks: &Ranks,
     output: &Output<impl Fn(Vec<u8>), impl Fn() -> Vec<u8> + Sync>,
 ) -> Warnings {
     let Output { put, room } = output;
-    let sorted = &order.sorted;
     let pieces: Vec<&[Sorted]> = sorted.chunks(DICTIONARY_PIECE_NAMES).collect();
     // Where each piece's bytes begin. `Names::check` keeps the sum below 2^31.
     let mut starts = vec![0_u32];
     for piece in &pieces {
-        let length: u32 = piece.iter().map(|name| name.len).sum();
+        let length: u32 = piece.iter().map(|name| u32::from(name.place.len)).sum();
         starts.push(starts[starts.len() - 1] + length);
     }
     let length = starts[starts.len() - 1] as usize;
@@ -464,7 +463,7 @@ fn make_actors(
                 let mut offsets = room();
                 offsets.reserve(piece.len() * 4);
                 for name in *piece {
-                    end += name.len;
+                    end += u32::from(name.place.len);
                     offsets.extend_from_slice(&end.to_le_bytes());
                 }
                 offsets
@@ -474,20 +473,24 @@ fn make_actors(
     }
     put(ipc::padding(ipc::offsets_len(sorted.len())).to_vec());
     let mut warnings = Warnings::default();
-    for pieces in pieces.chunks(OUTPUT_PIECES) {
+    for (group, pieces) in pieces.chunks(OUTPUT_PIECES).enumerate() {
         let made: Vec<(Vec<u8>, Warnings)> = pieces
             .par_iter()
-            .map(|piece| {
+            .enumerate()
+            .map(|(index, piece)| {
+                let mut rank = ((group * OUTPUT_PIECES + index) * DICTIONARY_PIECE_NAMES) as u32;
                 let mut bytes = room();
-                bytes.reserve(piece.iter().map(|name| name.len as usize).sum());
-                let mut warnings = Warnings::default();
-                for sorted in piece.chunks(LOOK_AHEAD) {
-                    let (found, count) = names.gather(sorted.iter().map(|name| name.id), 0);
-                    for name in &found[..count] {
-                        warnings.look(name);
-                        bytes.extend_from_slice(name);
+                bytes.reserve(piece.iter().map(|name| usize::from(name.place.len)).sum());
+                for some in piece.chunks(LOOK_AHEAD) {
+                    let (found, count) = names.gather(some.iter().map(|name| name.place), 0);
+                    for (name, bytes_of_name) in some.iter().zip(&found[..count]) {
+                        ranks.set(name.place.shard, names.number(name.place), rank);
+                        rank += 1;
+                        bytes.extend_from_slice(bytes_of_name);
                     }
                 }
+                let lengths = piece.iter().map(|name| usize::from(name.place.len));
+                let warnings = Warnings::of(&bytes, lengths);
                 (bytes, warnings)
             })
             .collect();
@@ -501,8 +504,8 @@ fn make_actors(
 }
 
 fn make_batches(
-    order: &Order,
-    ranks: &[u8; CATEGORIES_MAX],
+    ranks: &Ranks,
+    category_ranks: &[u8; CATEGORIES_MAX],
     rows: RowStore,
     output: &Output<impl Fn(Vec<u8>), impl Fn() -> Vec<u8> + Sync>,
     progress: &dyn Progress,
@@ -543,8 +546,10 @@ fn make_batches(
             }
             batches.push(ranges);
         }
-        let made: Vec<Vec<u8>> =
-            batches.into_par_iter().map(|ranges| batch(order, ranks, &held, &ranges, room())).collect();
+        let made: Vec<Vec<u8>> = batches
+            .into_par_iter()
+            .map(|ranges| batch(ranks, category_ranks, &held, &ranges, room()))
+            .collect();
         held.drain(..segment);
         made.into_iter().for_each(put);
         progress.rows(written);
@@ -553,8 +558,8 @@ fn make_batches(
 }
 
 fn batch(
-    order: &Order,
-    ranks: &[u8; CATEGORIES_MAX],
+    ranks: &Ranks,
+    category_ranks: &[u8; CATEGORIES_MAX],
     held: &VecDeque<Segment>,
     ranges: &[(usize, usize, usize)],
     room: Vec<u8>,
@@ -569,10 +574,10 @@ fn batch(
         (some_categories, categories) = categories.split_at_mut(rows);
         (some_units, units) = units.split_at_mut(rows);
         for (to, id) in some_actors.iter_mut().zip(&segment.ids[*start..*end]) {
-            *to = order.rank(*id).to_le_bytes();
+            *to = ranks.get(*id).to_le_bytes();
         }
         for (to, own) in some_categories.iter_mut().zip(&segment.categories[*start..*end]) {
-            *to = ranks[usize::from(*own)];
+            *to = category_ranks[usize::from(*own)];
         }
         for (to, own) in some_units.iter_mut().zip(&segment.units[*start..*end]) {
             *to = own.to_le_bytes();

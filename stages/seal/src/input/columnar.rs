@@ -5,7 +5,7 @@
 //! A float column is refused also if each of its values is whole. Nulls, negative numbers and numbers of 2^64
 //! or more are refused row by row.
 
-use crate::block::Block;
+use crate::block::{Block, Name};
 use crate::config::{CategorySource, Columns};
 use crate::error::SealError;
 use crate::units::UnitsError;
@@ -127,9 +127,7 @@ impl Layout {
                     Err((error, text.as_bytes()))
                 }
             };
-            // What is too long is refused; no need to keep it.
-            let at = if actor.len() <= rewarder_model::name::ACTOR_BYTES_MAX { block.keep(actor) } else { 0 };
-            if !block.row(&labels, hasher, line, (at, actor), Some(category), units) {
+            if !block.row(&labels, hasher, line, Name::Other(actor), Some(category), units) {
                 return;
             }
         }

@@ -8,7 +8,7 @@
 //! byte, and it takes `"a"b` without a word. Here a row of the usual form costs one search for a comma, one
 //! comparison with the category of the row before, and its digits.
 
-use crate::block::{Block, Labels};
+use crate::block::{Block, Labels, Name};
 use crate::config::{CategorySource, Columns};
 use crate::error::SealError;
 use crate::units::{self, UnitsError};
@@ -229,7 +229,7 @@ impl Layout {
 struct Row<'a> {
     actor: Option<Field>,
     category: Option<Field>,
-    /// The category is that of the row before, or the same for all rows.
+    /// The block has found it.
     category_known: bool,
     constant: &'a [u8],
     units: Option<Field>,
@@ -243,7 +243,7 @@ impl<'a> Row<'a> {
 
     /// The usual cases of a category and of units: where the next field begins, and what ended this one.
     #[inline]
-    fn quick(&mut self, role: Role, text: &[u8], at: usize, block: &Block) -> Option<(usize, End)> {
+    fn quick(&mut self, role: Role, text: &[u8], at: usize, block: &mut Block) -> Option<(usize, End)> {
         let length = match role {
             Role::Units => {
                 let (units, digits) = units::leading(&text[at..])?;
@@ -251,12 +251,9 @@ impl<'a> Row<'a> {
                 digits
             }
             Role::Category => {
-                let last = block.last_category();
-                if last.is_empty() || !text[at..].starts_with(last) {
-                    return None;
-                }
+                let length = block.recent_category(&text[at..])?;
                 self.category_known = true;
-                last.len()
+                length
             }
             Role::Actor | Role::Other => return None,
         };
@@ -315,15 +312,11 @@ impl<'a> Row<'a> {
             Some(field) => Some(category_owned.as_deref().unwrap_or(cell(Some(field)))),
             None => Some(self.constant),
         };
-        match owned(self.actor) {
-            None => {
-                let at = self.actor.map_or(0, |field| field.start);
-                block.row(labels, hasher, line, (at, cell(self.actor)), category, units)
-            }
-            Some(actor) => {
-                let at = block.keep(&actor);
-                block.row(labels, hasher, line, (at, &actor), category, units)
-            }
-        }
+        let actor_owned = owned(self.actor);
+        let name = match &actor_owned {
+            None => Name::InText(cell(self.actor)),
+            Some(actor) => Name::Other(actor),
+        };
+        block.row(labels, hasher, line, name, category, units)
     }
 }

@@ -75,7 +75,6 @@ impl Parser {
             // `open` makes a parser and its pieces together.
             _ => block.begin(b"", false),
         }
-        block.deal();
     }
 
     /// The columns' names in messages.

@@ -5,7 +5,7 @@
 //! begins and ends. Units may also be a string of digits, since a program that has only doubles cannot write
 //! larger ones otherwise.
 
-use crate::block::Block;
+use crate::block::{Block, Name};
 use crate::config::{CategorySource, Columns};
 use crate::error::shown;
 use crate::units::{self, UnitsError};
@@ -80,12 +80,12 @@ pub(crate) fn parse(text: &[u8], columns: &Columns, hasher: &RandomState, block:
             Some(b't' | b'f' | b'n' | b'[' | b'{') => Err((UnitsError::NotDigits, number)),
             _ => units::parse(digits).map_err(|error| (error, digits)),
         };
-        let at = match &actor {
-            // It lies in the text: `string` borrowed it from there.
-            Cow::Borrowed(name) => name.as_ptr() as usize - text.as_ptr() as usize,
-            Cow::Owned(name) => block.keep(name.as_bytes()),
+        let name = match &actor {
+            // `string` borrowed it from the text.
+            Cow::Borrowed(name) => Name::InText(name.as_bytes()),
+            Cow::Owned(name) => Name::Other(name.as_bytes()),
         };
-        if !block.row(&labels, hasher, line, (at, actor.as_bytes()), Some(category.as_bytes()), units) {
+        if !block.row(&labels, hasher, line, name, Some(category.as_bytes()), units) {
             return;
         }
     }
