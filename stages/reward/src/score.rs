@@ -270,6 +270,7 @@ impl Scores {
     }
 
     /// Number of names, with or without a score.
+    #[inline]
     pub fn len(&self) -> usize {
         self.low.len()
     }
