@@ -8,6 +8,7 @@
 //! Names are copied while they are warm, each to those of its shard: a shard then reads what is its own from begin to end, and
 //! the text can be let go. Consecutive rows of one name, which is how much data comes, are dealt once.
 
+use crate::config::BLOCK_ROWS;
 use crate::error::{BAD_ROWS_LISTED_MAX, BadRow, shown};
 use crate::intern::{SHARDS, shard_of};
 use crate::units::UnitsError;
@@ -22,6 +23,11 @@ pub(crate) const CATEGORIES_MAX: usize = 256;
 
 /// Categories that a row is compared with before it is looked up.
 const RECENT_CATEGORIES_MAX: usize = 4;
+
+/// Runs and bytes of names whose memory a deal keeps for the next group, twice what it has where names are spread over all shards.
+/// There are a thousand deals, and whoever chooses the names could fill one after the other with a whole block.
+pub(crate) const RUNS_KEPT_MAX: usize = 2 * BLOCK_ROWS / SHARDS;
+const BYTES_KEPT_MAX: usize = 32 << 10;
 
 /// Consecutive rows of one name.
 #[derive(Debug, Clone, Copy)]
@@ -123,7 +129,9 @@ impl Block {
         self.deals.resize_with(SHARDS, Deal::default);
         for deal in &mut self.deals {
             deal.runs.clear();
+            deal.runs.shrink_to(RUNS_KEPT_MAX);
             deal.bytes.clear();
+            deal.bytes.shrink_to(BYTES_KEPT_MAX);
         }
         self.categories.clear();
         self.units.clear();
@@ -150,7 +158,7 @@ impl Block {
     pub fn recent_category(&mut self, text: &[u8]) -> Option<usize> {
         let ends = |at: usize| matches!(text.get(at), None | Some(b',' | b'\n' | b'\r'));
         let place = self.recent.iter().position(|(name, _)| text.starts_with(name) && ends(name.len()))?;
-        self.recent.swap(0, place);
+        self.recent[..=place].rotate_right(1);
         Some(self.recent[0].0.len())
     }
 
@@ -159,7 +167,7 @@ impl Block {
     fn category(&mut self, name: &[u8], line: u64) -> Result<u8, CategoryError> {
         match self.recent.iter().position(|(recent, _)| recent == name) {
             Some(place) => {
-                self.recent.swap(0, place);
+                self.recent[..=place].rotate_right(1);
                 Ok(self.recent[0].1)
             }
             None => self.category_seldom(name, line),
@@ -189,8 +197,14 @@ impl Block {
         };
         // One with a comma is found by its quotes, not by being the same again.
         if !name.contains(&b',') {
-            self.recent.truncate(RECENT_CATEGORIES_MAX - 1);
-            self.recent.insert(0, (name.to_vec(), id));
+            if self.recent.len() < RECENT_CATEGORIES_MAX {
+                self.recent.push((Vec::new(), id));
+            }
+            self.recent.rotate_right(1);
+            let (recent, its_id) = &mut self.recent[0];
+            recent.clear();
+            recent.extend_from_slice(name);
+            *its_id = id;
         }
         Ok(id)
     }
@@ -298,9 +312,10 @@ mod tests {
             for (shard, deal) in block.deals.iter().enumerate() {
                 for (run, bytes) in deal.names() {
                     assert_eq!(shard_of(hash_of(&hasher, bytes)), shard);
-                    for row in run.row as usize..run.row as usize + usize::from(run.rows) {
+                    let first = run.row as usize;
+                    for (row, seen) in (first..).zip(&mut seen[first..][..usize::from(run.rows)]) {
                         assert_eq!(bytes, name(row));
-                        assert!(!std::mem::replace(&mut seen[row], true));
+                        assert!(!std::mem::replace(seen, true));
                     }
                 }
             }
@@ -321,6 +336,23 @@ mod tests {
         }
         let runs: Vec<&Run> = block.deals.iter().flat_map(|deal| &deal.runs).collect();
         assert_eq!((runs[0].rows, runs[1].rows, runs[1].row), (u16::MAX, 3, u32::from(u16::MAX)));
+    }
+
+    #[test]
+    fn what_one_shard_has_had_is_given_back() {
+        let hasher = RandomState::new();
+        let mut block = Block::default();
+        for group in 0..4 {
+            block.begin(b"", true);
+            for row in 0..BLOCK_ROWS {
+                let name = format!("{group}{}{}", row % 2, "x".repeat(100));
+                assert!(block.row(&LABELS, &hasher, 0, Name::InText(name.as_bytes()), Some(b"c"), Ok(1)));
+            }
+        }
+        block.begin(b"", true);
+        for deal in &block.deals {
+            assert!(deal.runs.capacity() <= RUNS_KEPT_MAX && deal.bytes.capacity() <= BYTES_KEPT_MAX);
+        }
     }
 
     #[test]

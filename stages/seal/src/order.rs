@@ -273,6 +273,18 @@ mod tests {
         check(&all);
     }
 
+    #[test]
+    fn what_a_few_have_in_common_need_not_be_what_all_have() {
+        // One of many is another, wherever it is, in runs of one thread and of all.
+        for (count, odd) in
+            [(100, "host.com/same/short"), (20_000, "host.com/s"), (20_000, "host.com/sama/0")]
+        {
+            let mut all: Vec<String> = (0..count).map(|n| format!("host.com/same/prefix/{n:07}")).collect();
+            all.push(odd.to_owned());
+            check(&all);
+        }
+    }
+
     proptest! {
         #[test]
         fn as_a_plain_sort(all in proptest::collection::vec("[ab]{1,20}|[a-c\u{e9}\u{2028}]{1,9}", 0..400)) {

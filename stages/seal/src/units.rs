@@ -35,9 +35,9 @@ const REPEATED: u64 = 0x0101_0101_0101_0101;
 pub(crate) fn leading(text: &[u8]) -> Option<(u64, usize)> {
     // Up to seven digits, as nearly all are, without a branch for each: eight bytes as one number, the first digit lowest.
     if let Some(chunk) = text.first_chunk::<8>() {
-        let word = u64::from_le_bytes(*chunk) ^ REPEATED * u64::from(b'0');
+        let word = u64::from_le_bytes(*chunk) ^ (REPEATED * u64::from(b'0'));
         // The highest bit of each byte that is more than 9.
-        let others = ((word & REPEATED * 0x7f) + REPEATED * 0x76 | word) & REPEATED * 0x80;
+        let others = (((word & (REPEATED * 0x7f)) + (REPEATED * 0x76)) | word) & (REPEATED * 0x80);
         let digits = others.trailing_zeros() / 8;
         if digits == 0 {
             return None;
@@ -138,6 +138,23 @@ mod tests {
         for text in ["0", "12", "9999999999999999999", "007", "1"] {
             assert_eq!(leading(text.as_bytes()), Some((text.parse().unwrap(), text.len())));
             assert_eq!(leading(format!("{text},x").as_bytes()), Some((text.parse().unwrap(), text.len())));
+        }
+        // Every length up to the longest, with all that can follow a digit.
+        for digits in 1..=19 {
+            let number = &"9081726354918273645"[..digits];
+            for after in 0..=u8::MAX {
+                for behind in ["", "1", "999999999"] {
+                    let text = [number.as_bytes(), &[after], behind.as_bytes()].concat();
+                    let found = leading(&text);
+                    if after.is_ascii_digit() {
+                        let all = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                        let whole = std::str::from_utf8(&text[..all]).unwrap().parse();
+                        assert_eq!(found, (all < 20).then(|| (whole.unwrap(), all)), "{text:?}");
+                    } else {
+                        assert_eq!(found, Some((number.parse().unwrap(), digits)), "{text:?}");
+                    }
+                }
+            }
         }
         for text in ["", "x", "-1", "18446744073709551615", "99999999999999999999"] {
             assert_eq!(leading(text.as_bytes()), None, "{text}");

@@ -362,7 +362,7 @@ fn every_refusal_of_a_csv_row() {
             "line 3, column `actor`: `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…`: an actor's name is longer",
         ),
         ("a,b", "line 3, column `units`: 2 fields, and the header has 3"),
-        ("a,b,1,2", "line 3: 4 fields, and the header has 3"),
+        ("a,b,1,2", "line 3, column `4`: 4 fields, and the header has 3"),
         ("\"a\"x,b,1", "line 3, column `actor`: there is text after the closing quote"),
         ("a\"x,b,1", "line 3, column `actor`: there is a quote in a field that does not begin with one"),
         ("\"a,b,1", "line 3, column `actor`: the quote is never closed"),
@@ -381,7 +381,7 @@ fn every_refusal_of_a_csv_row() {
 #[test]
 fn a_comma_of_a_category_needs_its_quotes_whatever_came_before() {
     let found = first(b"actor,category,units\nx,\"a,b\",5\ny,a,b,5\n");
-    assert!(found.starts_with("line 3: 4 fields, and the header has 3"), "{found}");
+    assert!(found.starts_with("line 3, column `4`: 4 fields, and the header has 3"), "{found}");
     let csv = b"actor,category,units,year\nx,\"a,7\",5,2020\nz,a,7,9\nx,\"a,7\",6,2021\n";
     let sealed = seal_bytes(csv, &options()).unwrap();
     assert!(unseal(&sealed) == rows(&[("x", "a,7", 5), ("z", "a", 7), ("x", "a,7", 6)]));

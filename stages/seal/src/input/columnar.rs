@@ -37,7 +37,8 @@ impl Layout {
                 field.name().escape_debug(),
                 field.data_type()
             );
-            Err(SealError::Columns { problem, found: names.clone() })
+            let found = names.iter().take(super::COLUMNS_LISTED_MAX).cloned().collect();
+            Err(SealError::Columns { problem, found })
         };
         for column in std::iter::once(found.actor).chain(found.category) {
             if !is_string(schema.field(column).data_type()) {

@@ -16,6 +16,9 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
+/// Characters of what serde_json says of a line: each of its sentences, without the value that some of them quote.
+const WHY_CHARS_MAX: usize = 200;
+
 /// Reads the rows of a text of whole lines.
 pub(crate) fn parse(text: &[u8], columns: &Columns, hasher: &RandomState, block: &mut Block) {
     block.begin(text, true);
@@ -41,7 +44,9 @@ pub(crate) fn parse(text: &[u8], columns: &Columns, hasher: &RandomState, block:
                 // serde_json appends a place within its input, which is one line here: the file's line is
                 // said already.
                 let why = e.to_string();
-                let why = why.split(" at line 1 ").next().unwrap_or_default().to_owned();
+                let why = why.split(" at line 1 ").next().unwrap_or_default();
+                // It quotes a value that may be megabytes long.
+                let why: String = why.chars().take(WHY_CHARS_MAX).collect();
                 block.refuse(line, None, || why);
                 continue;
             }

@@ -66,26 +66,21 @@ impl<'a> TextBlocks<'a> {
     /// Takes the first record off: a CSV file's header. `None`: there is nothing but blank lines. With it
     /// comes the number of lines taken.
     pub fn header(&mut self) -> Result<Option<(Vec<u8>, u64)>, TextError> {
-        let Some(mut block) = self.next(TextBlock::default())? else { return Ok(None) };
-        let mut start = 0;
-        loop {
-            let text = &block.text()[start..];
-            start += blank_lines(text);
+        let line_feeds = |text: &[u8]| memchr::memchr_iter(b'\n', text).count() as u64;
+        let mut done = TextBlock::default();
+        let mut blank = 0;
+        let (block, start) = loop {
+            let Some(block) = self.next(done)? else { return Ok(None) };
+            let start = blank_lines(block.text());
             if start < block.end {
-                break;
+                break (block, start);
             }
-            match self.next(TextBlock::default())? {
-                Some(next) => {
-                    let mut text = block.text().to_vec();
-                    text.extend_from_slice(next.text());
-                    block = TextBlock { end: text.len(), buffer: text };
-                }
-                None => return Ok(None),
-            }
-        }
+            blank += line_feeds(block.text());
+            done = block;
+        };
         let text = block.text();
         let end = csv::record_end(&text[start..]).map_or(text.len(), |length| start + length);
-        let lines = memchr::memchr_iter(b'\n', &text[..end]).count() as u64;
+        let lines = blank + line_feeds(&text[..end]);
         let header = text[start..end].to_vec();
         let mut rest = text[end..].to_vec();
         rest.extend_from_slice(&self.carry);
