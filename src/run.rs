@@ -477,6 +477,7 @@ fn details(outcome: &Outcome, names: &Dictionary, paid: u128) -> String {
         );
         because(outcome.table.cut, "above the cap of one actor, left unpaid by the policy");
         let why = match (derivation.base, derivation.rounding) {
+            (0, _) if outcome.scores.positive == 0 => "nobody has a score",
             (0, _) => "nobody is left to share it: everyone who scored is at the cap",
             (_, Rule::Floor) => "fractions of a minor unit, rounded down",
             _ => "not handed out",

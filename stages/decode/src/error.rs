@@ -68,7 +68,7 @@ faults! {
     BufferCount "a batch does not have the buffers that its columns need";
     BufferNegative "a buffer has a negative offset or length";
     BufferUnaligned "a buffer does not begin at a multiple of 8 bytes";
-    BufferOverlap "a buffer overlaps the one before it";
+    BufferOverlap "a buffer begins before the end of the one that is listed before it";
     BufferBeyondBody "a buffer reaches beyond the body of its message";
     BufferTooShort "a buffer is too short for its rows";
     OffsetsInvalid "a dictionary's offsets decrease or reach beyond its bytes";
