@@ -50,6 +50,15 @@ pub(crate) struct Deal {
     bytes: Vec<u8>,
 }
 
+/// Empties a vector; keeps its memory if it is for no more than so many values. As a whole or not at all: what is left of a piece that was made
+/// smaller stands in the way of the next large one.
+pub(crate) fn empty<T>(values: &mut Vec<T>, kept_max: usize) {
+    if values.capacity() > kept_max {
+        *values = Vec::new();
+    }
+    values.clear();
+}
+
 impl Deal {
     /// The runs and their names.
     pub fn names(&self) -> impl Iterator<Item = (&Run, &[u8])> {
@@ -128,10 +137,8 @@ impl Block {
             && text.iter().fold(true, |plain, b| plain & (matches!(b, b' '..=b'~') | (*b == b'\n')));
         self.deals.resize_with(SHARDS, Deal::default);
         for deal in &mut self.deals {
-            deal.runs.clear();
-            deal.runs.shrink_to(RUNS_KEPT_MAX);
-            deal.bytes.clear();
-            deal.bytes.shrink_to(BYTES_KEPT_MAX);
+            empty(&mut deal.runs, RUNS_KEPT_MAX);
+            empty(&mut deal.bytes, BYTES_KEPT_MAX);
         }
         self.categories.clear();
         self.units.clear();

@@ -10,7 +10,7 @@
 //! way to that cache meanwhile. The hash is keyed from
 //! the operating system's randomness: whoever writes the file cannot know which names collide.
 
-use crate::block::{Deal, RUNS_KEPT_MAX};
+use crate::block::{Deal, RUNS_KEPT_MAX, empty};
 use crate::error::SealError;
 use rewarder_model::memory::prefetch;
 use std::hint::black_box;
@@ -79,8 +79,7 @@ impl Shard {
         let mut all = std::mem::take(&mut self.ids);
         all.resize_with(deals.len(), Vec::new);
         for (deal, ids) in deals.zip(&mut all) {
-            ids.clear();
-            ids.shrink_to(RUNS_KEPT_MAX);
+            empty(ids, RUNS_KEPT_MAX);
             let runs = &deal.runs[..];
             for run in runs.iter().take(2 * RUNS_AHEAD) {
                 prefetch(&self.slots, self.slot(run.tag));
