@@ -199,7 +199,7 @@ settings! {
     tenant_rps_max: Count = Count(100), Count(100), true;
     /// Requests per second of all tenants together; more are refused with `over_capacity`.
     rps_max: Count = Count(10_000), Count(10_000), true;
-    /// Threads that compute, 1024 at most.
+    /// Threads that compute, 1024 at most; `svc-rewarder run` takes one a core unless it is set.
     concurrency_compute_workers: Workers = Workers(workers()), Workers(workers()), true;
     /// Time for one emission, retries included.
     ledger_deadline_ms: Millis = Millis(1000), Millis(1000), false;

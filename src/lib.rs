@@ -1,4 +1,4 @@
-//! Assembly: the only place that knows every floor. See `docs/ARCHITECTURE.md` for the map.
+//! Assembly: the only place where the floors meet. See `docs/ARCHITECTURE.md` for the map.
 
 pub mod bus;
 pub mod config;

@@ -6,7 +6,7 @@
 //! RateLimit: "tenant";r=57;t=1             57 are left, all are back in a second
 //! ```
 //!
-//! On every answer to a request whose capability has named a tenant, refused or not. A request is a token, and so is each 4 MiB
+//! On every answer to a request whose capability is good for it, refused or not. A request is a token, and so is each 4 MiB
 //! of a snapshot that it stores or computes; those are charged afterwards, so `r` can be 0 and `t` above the window for a while.
 
 use bytes::Bytes;

@@ -1,7 +1,7 @@
-//! `ronctl`: the tool of operators, tenants and auditors. One file a verb.
+//! `ronctl`: the tool of operators, tenants and auditors. A file for each, and one for the acts of operators.
 //!
 //! The laws: a verb's result stands alone on stdout, everything else goes to stderr; with `--json` stdout holds one JSON
-//! object, also of a refusal; no secret is printed but the token that was asked for; nothing is computed here that the
+//! value, also of a refusal (of `tail` one an event); no secret is printed but the token that was asked for; nothing is computed here that the
 //! service computes in another way — `replay` and `why` call the same functions.
 //!
 //! A library, so that the fuzzing of `testing/fuzz` reaches what reads foreign files.
@@ -38,7 +38,7 @@ use std::process::ExitCode;
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
-    /// Print one JSON object on stdout
+    /// Print one JSON value on stdout
     #[arg(long, global = true)]
     json: bool,
 }

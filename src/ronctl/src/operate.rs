@@ -1,4 +1,4 @@
-//! `ronctl quarantine`, `latch`, `brownout`: an operator's acts, on a running service over its control socket, on a stopped one
+//! `ronctl quarantine`, `latch`, `brownout`, `audit`: an operator's acts, on a running service over its control socket, on a stopped one
 //! in its STATE_DIR. Every act that changes something needs `--reason`, which the audit log keeps.
 
 use crate::failure::{Done, Failure};

@@ -1,4 +1,4 @@
-//! BLAKE3 by subtrees: each aligned megabyte is hashed on whatever thread has it in cache, and the chaining values are
+//! BLAKE3 by subtrees: each aligned leaf of 256 KiB is hashed on whatever thread has it in cache, and the chaining values are
 //! merged at the end. The result is the plain BLAKE3-256 of the bytes (BLAKE3 paper, §2.1 and §5.1.2).
 
 use blake3::hazmat::{

@@ -1,7 +1,7 @@
 //! `PostgresLedger` against a real server. Needs PostgreSQL's programs, so that `testing/ledger/postgres` runs it:
 //!
 //!     testing/ledger/postgres-server install
-//!     cargo test -p rewarder-emit --features conformance --test postgres -- --ignored
+//!     cargo test --workspace --features rewarder-emit/conformance --test postgres -- --ignored
 //!
 //! Each test has a server of its own behind a socket in a directory of its own.
 

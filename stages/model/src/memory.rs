@@ -1,6 +1,6 @@
 //! Large blocks of memory. First touch of fresh memory costs as much as hashing it does: the system clears each page. So
-//! blocks of megabytes are asked for in huge pages, which spares the faults, and all that are mapped are kept when they are dropped,
-//! for the next one who needs as much: then nothing has to be cleared that will be written anyway.
+//! blocks of megabytes are asked for in huge pages, which spares the faults, and what is mapped is kept when it is dropped, within a
+//! bound, for the next one who needs as much: then nothing has to be cleared that will be written anyway.
 
 use memmap2::{Advice, MmapMut};
 use std::collections::VecDeque;

@@ -1,5 +1,5 @@
 //! Seals a file and prints its CID, the time it took, and this process's peak memory. A figure to compare
-//! with: DuckDB's CSV → Parquet (`testing/`), on the same number of threads.
+//! with: DuckDB's CSV → Parquet (`against_duckdb.py`), on the same number of threads.
 //!
 //! `cargo run --release -p rewarder-seal --example seal_file -- INPUT OUT.arrows [THREADS] [RUNS]`
 

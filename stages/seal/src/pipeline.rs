@@ -359,7 +359,7 @@ impl<'a> Gathered<'a> {
     }
 }
 
-/// Makes the output's pieces in order; a thread of its own hashes and writes them.
+/// Makes the output's pieces in order; threads of their own hash and write them.
 fn write(
     read: Read,
     sorted: Vec<Sorted>,

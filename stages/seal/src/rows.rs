@@ -104,7 +104,7 @@ impl RowStore {
         Ok(())
     }
 
-    /// The rows from the first, and the memory of those that were taken out given back as they are.
+    /// The rows from the first.
     pub fn into_reader(self) -> io::Result<RowReader> {
         let spill = match self.spill {
             Some(spill) => {

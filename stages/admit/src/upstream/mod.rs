@@ -5,7 +5,7 @@
 //! - It says whether a token, with its discharges, *verifies*. What the token *allows* we read from the token ourselves; the
 //!   verifier may add caveats and take none away. So a verifier that lies can shut the door or let a forged token in, but
 //!   cannot widen a good one, and times (`expires`) are held against our clock at every request, cached or not.
-//! - Before it is believed, and every two seconds after, it is asked about a token that nobody has issued. One that affirms that
+//! - Before it is believed, and every two seconds or more often after, it is asked about a token that nobody has issued. One that affirms that
 //!   affirms anything: nothing it says counts until it has refused such a token.
 //! - Silence, an error, an answer of another form: no verdict. The request is refused with `cap_timeout` and nothing is
 //!   remembered.
