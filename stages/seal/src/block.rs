@@ -110,7 +110,7 @@ pub(crate) struct Block {
     /// Distinct categories and the line (from 0 in this block) that first has it.
     pub category_names: Vec<(Category, u64)>,
     category_ids: HashMap<Vec<u8>, u8, RandomState>,
-    /// Those of the last rows, that of the row before first, and which of them could be in a text without quotes.
+    /// The last few categories and their ids, that of the row before first; none that holds a comma.
     recent: Vec<(Vec<u8>, u8)>,
     /// Lines (or rows of a file without lines) that the block covers, good or bad.
     pub lines: u64,
