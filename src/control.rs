@@ -3,7 +3,8 @@
 //! The laws: the same acts on a running service (over [`socket`]) and on a stopped one's STATE_DIR; each act that changes
 //! something needs a reason, which stands in the audit log before the act takes effect.
 //!
-//! The socket is `STATE_DIR/control.sock`, 0600, in a directory that is 0700 if the service made it: whoever may use it could also change the files.
+//! The socket is `STATE_DIR/control.sock`, 0600, in a directory that is 0700 if the service made it: whoever may use it could
+//! also change the files.
 //! It speaks HTTP/1.1 so that `curl --unix-socket` works: `POST /` with an [`Act`], JSON back. Under amnesia there is none: a
 //! file would be written, and an abstract socket would be open to every user of the machine; a restart clears everything there.
 

@@ -1,8 +1,8 @@
-//! `ronctl`: the tool of operators, tenants and auditors. A file for each, and one for the acts of operators.
+//! `ronctl`: the tool of operators, tenants and auditors. One file a verb, but for what operators do, which is in `operate`.
 //!
 //! The laws: a verb's result stands alone on stdout, everything else goes to stderr; with `--json` stdout holds one JSON
-//! value, also of a refusal (of `tail` one an event); no secret is printed but the token that was asked for; nothing is computed here that the
-//! service computes in another way — `replay` and `why` call the same functions.
+//! value, also of a refusal (of `tail` one an event); no secret is printed but the token that was asked for; nothing is
+//! computed here that the service computes in another way — `replay` and `why` call the same functions.
 //!
 //! A library, so that the fuzzing of `testing/fuzz` reaches what reads foreign files.
 

@@ -1,5 +1,5 @@
-//! `ronctl quarantine`, `latch`, `brownout`, `audit`: an operator's acts, on a running service over its control socket, on a stopped one
-//! in its STATE_DIR. Every act that changes something needs `--reason`, which the audit log keeps.
+//! `ronctl quarantine`, `latch`, `brownout`, `audit`: what an operator does, on a running service over its control socket, on a
+//! stopped one in its STATE_DIR. Every act that changes something needs `--reason`, which the audit log keeps.
 
 use crate::failure::{Done, Failure};
 use crate::http::runtime;

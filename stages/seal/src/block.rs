@@ -50,8 +50,8 @@ pub(crate) struct Deal {
     bytes: Vec<u8>,
 }
 
-/// Empties a vector; keeps its memory if it is for no more than so many values. As a whole or not at all: what is left of a piece that was made
-/// smaller stands in the way of the next large one.
+/// Empties a vector; keeps its memory if it is for no more than so many values. As a whole or not at all: what is
+/// left of a piece that was made smaller stands in the way of the next large one.
 pub(crate) fn empty<T>(values: &mut Vec<T>, kept_max: usize) {
     if values.capacity() > kept_max {
         *values = Vec::new();

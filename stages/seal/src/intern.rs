@@ -6,9 +6,9 @@
 //!
 //! One table a shard, and a name's hash says which shard: threads take shards, so that no lock is needed and
 //! no name is in two tables, as it would be with a table a thread. A shard's table is small enough for a
-//! core's second-level cache while its rows of a whole group of blocks are looked up, and what it will look at next is on its
-//! way to that cache meanwhile. The hash is keyed from
-//! the operating system's randomness: whoever writes the file cannot know which names collide.
+//! core's second-level cache while its rows of a whole group of blocks are looked up, and what it will look at
+//! next is on its way to that cache meanwhile. The hash is keyed from the operating system's randomness: whoever
+//! writes the file cannot know which names collide.
 
 use crate::block::{Deal, RUNS_KEPT_MAX, empty};
 use crate::error::SealError;

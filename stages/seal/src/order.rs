@@ -6,7 +6,7 @@
 //! A sort that compares whole names waits for memory at each comparison, and names of one host share their
 //! first bytes (`github.com/`), so that one key of eight bytes a name does not help either. Here runs are
 //! sorted by their next eight bytes as a number, those with the same eight again by what follows their common
-//! prefix, until nothing is left to tell apart: no byte is fetched twice, and a hostile set of names costs at
+//! prefix, until nothing is left to tell apart: hardly a byte is fetched twice, and a hostile set of names costs at
 //! most 256 / 8 rounds.
 
 use crate::intern::{LOOK_AHEAD, Names, Place, SHARDS, place_of};

@@ -182,6 +182,7 @@ impl Layout {
             CategorySource::Constant(category) => Some(category.as_str().as_bytes()),
             CategorySource::Column(_) => None,
         };
+        let beyond = (self.names.len() + 1).to_string();
         let mut at = 0;
         while at < text.len() {
             let line = block.lines;
@@ -226,7 +227,6 @@ impl Layout {
                 block.refuse(line, self.names.get(column).map(String::as_str), || fault.why().to_owned());
             } else if fields != self.names.len() {
                 // The first that is missing, or the place of the first that is too many.
-                let beyond = (self.names.len() + 1).to_string();
                 let column = self.names.get(fields).unwrap_or(&beyond);
                 block.refuse(line, Some(column), || {
                     format!("{fields} fields, and the header has {}", self.names.len())
