@@ -29,6 +29,8 @@ import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+# What `testing/checked build --bins` makes.
+CHECKED = ROOT / "target" / "checked" / "release"
 sys.path.insert(0, str(ROOT / "testing" / "reference"))
 
 import environment  # noqa: E402
@@ -717,11 +719,11 @@ class _Lines(unittest.TestResult):
 def main(module, what, seconds_max):
     """Runs the cases of a script in the order in which they are written."""
     parser = argparse.ArgumentParser(description=what)
-    parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "debug" / "svc-rewarder")
+    parser.add_argument("--binary", type=pathlib.Path, default=CHECKED / "svc-rewarder")
     parser.add_argument("--only", metavar="WORD", default="", help="cases whose name holds this")
     arguments = parser.parse_args()
     if not arguments.binary.exists():
-        sys.exit(f"{arguments.binary} is not built: cargo build --features plant --bin svc-rewarder")
+        sys.exit(f"{arguments.binary} is not built: testing/checked build --bins")
     Case.binary = arguments.binary.resolve()
     for number in signal.SIGTERM, signal.SIGINT, signal.SIGALRM:
         signal.signal(number, _stopped)

@@ -12,10 +12,9 @@ import subprocess
 import tempfile
 import time
 
-from house import LOOPBACK, PATIENCE_SECONDS, ROOT, call
+from house import CHECKED, LOOPBACK, PATIENCE_SECONDS, ROOT, call
 
 POSTGRES = ROOT / "testing" / "ledger" / "postgres-server"
-DEBUG = ROOT / "target" / "debug"
 STARTS_MAX = 50  # on the same port: for a moment it may be another's
 PAGE = 1000
 

@@ -2,11 +2,20 @@
 //!
 //! Each is a line that someone could have forgotten, or a bug that was found here once. Where it sits, `plant::is` names it.
 
+#[cfg(feature = "plant")]
+use std::cell::Cell;
+
+#[cfg(feature = "plant")]
+thread_local! {
+    /// Of a thread, since a simulated run is one.
+    static PLANTED: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
 /// Whether the fault `name` is planted.
 #[cfg(feature = "plant")]
 pub(crate) fn is(name: &str) -> bool {
     debug_assert!(ALL.contains(&name), "{name} is not in the list");
-    PLANTED.lock().is_ok_and(|planted| *planted == Some(name))
+    PLANTED.get() == Some(name)
 }
 
 #[cfg(not(feature = "plant"))]
@@ -14,15 +23,10 @@ pub(crate) const fn is(_name: &str) -> bool {
     false
 }
 
-#[cfg(feature = "plant")]
-static PLANTED: std::sync::Mutex<Option<&'static str>> = std::sync::Mutex::new(None);
-
 /// Plants one of [`ALL`], or none.
 #[cfg(feature = "plant")]
 pub fn plant(name: Option<&'static str>) {
-    if let Ok(mut planted) = PLANTED.lock() {
-        *planted = name;
-    }
+    PLANTED.set(name);
 }
 
 /// What can be planted.
