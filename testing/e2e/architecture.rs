@@ -7,6 +7,11 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// A file of Cargo's, by its path from the root.
+fn cargo(path: &str) -> toml::Table {
+    toml::from_str(&std::fs::read_to_string(root().join(path)).unwrap()).unwrap()
+}
+
 fn floors() -> Vec<String> {
     let mut floors: Vec<String> = std::fs::read_dir(root().join("stages"))
         .unwrap()
@@ -41,10 +46,7 @@ fn floors_know_the_model_only() {
     let floors = floors();
     assert_eq!(floors.len(), 8, "{floors:?}");
     for floor in &floors {
-        let manifest: toml::Table = toml::from_str(
-            &std::fs::read_to_string(root().join("stages").join(floor).join("Cargo.toml")).unwrap(),
-        )
-        .unwrap();
+        let manifest = cargo(&format!("stages/{floor}/Cargo.toml"));
         assert!(!manifest.contains_key("target"), "{floor} depends on the same things everywhere");
         // Its tests and build do not know more.
         for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
@@ -208,10 +210,7 @@ fn every_failure_names_a_test_that_exists() {
 /// the floors depend on, in the house's versions. `cargo update -w --manifest-path testing/fuzz/Cargo.toml` mends it.
 #[test]
 fn the_fuzzer_is_locked_to_what_the_house_uses() {
-    let read = |path: &str| -> toml::Table {
-        toml::from_str(&std::fs::read_to_string(root().join(path)).unwrap()).unwrap()
-    };
-    let packages = |path: &str| read(path)["package"].as_array().unwrap().clone();
+    let packages = |path: &str| cargo(path)["package"].as_array().unwrap().clone();
     let key = |package: &toml::Value| format!("{} {}", package["name"], package["version"]);
     let house: std::collections::HashSet<String> = packages("Cargo.lock").iter().map(key).collect();
     let mut manifests = vec![String::from("Cargo.toml"), String::from("src/ronctl/Cargo.toml")];
@@ -224,7 +223,7 @@ fn the_fuzzer_is_locked_to_what_the_house_uses() {
             assert!(house.contains(&key(&package)), "{} is locked for the fuzzer alone", key(&package));
         }
         let manifest =
-            manifests.iter().map(|path| read(path)).find(|m| m["package"]["name"].as_str() == Some(name));
+            manifests.iter().map(|path| cargo(path)).find(|m| m["package"]["name"].as_str() == Some(name));
         let Some(manifest) = manifest else { continue };
         members += 1;
         let locked: Vec<&str> = package["dependencies"]
@@ -243,4 +242,26 @@ fn the_fuzzer_is_locked_to_what_the_house_uses() {
         }
     }
     assert!(members >= 6, "only {members} packages of the house are in the fuzzer's lock");
+}
+
+/// What is missing there is tested without assertions and overflow checks, and nobody sees it.
+#[test]
+fn the_checked_build_knows_every_package() {
+    let members = cargo("Cargo.toml")["workspace"]["members"].as_array().unwrap().clone();
+    let members = members.iter().map(|member| member.as_str().unwrap()).flat_map(|member| match member {
+        "stages/*" => floors().iter().map(|floor| format!("stages/{floor}")).collect(),
+        member => vec![member.to_owned()],
+    });
+    let mut packages: Vec<String> = members
+        .chain([".".to_owned()])
+        .map(|member| cargo(&format!("{member}/Cargo.toml"))["package"]["name"].as_str().unwrap().to_owned())
+        .collect();
+    packages.sort();
+    let checked = cargo("testing/checked.toml")["profile"]["release"]["package"].as_table().unwrap().clone();
+    assert_eq!(checked.keys().cloned().collect::<Vec<_>>(), packages);
+    for (package, profile) in checked {
+        for check in ["debug-assertions", "overflow-checks"] {
+            assert_eq!(profile.get(check), Some(&toml::Value::Boolean(true)), "{check} of {package}");
+        }
+    }
 }
