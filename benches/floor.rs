@@ -5,10 +5,11 @@
 //! that rows cost where sums do not fit into a core's own cache, which is as many misses under way as the core can have. `floor
 //! --lines ACTORS` makes so many lines of text out of names and numbers that are there, nothing looked at, and hashes it, and
 //! prints nanoseconds a line: the least that a canonical table costs. `floor FILE THREADS ROWS ACTORS OUT BYTES [LINES]` does all of
-//! it, one behind the other and each on all threads: reads and hashes, adds, makes lines (one for each actor, if it is not said how
-//! many), and writes so many bytes to a new file. Made-up rows and names are there before its clock starts. No program that does the
-//! job on these cores takes less. `floor FILE THREADS --upload OUT` reads and hashes, and then sends the file to another thread over
-//! loopback, which hashes it too, writes it to OUT and makes it durable: the least that an upload costs, without any HTTP.
+//! it, one behind the other and each on all threads: reads and hashes, adds, looks whether each name is text that may be printed and
+//! stands behind the one before it, makes lines (one for each actor, if it is not said how many), and writes so many bytes to a new
+//! file. Made-up rows and names are there before its clock starts. No program that does the job on these cores takes less. `floor
+//! FILE THREADS --upload OUT` reads and hashes, and then sends the file to another thread over loopback, which hashes it too, writes
+//! it to OUT and makes it durable: the least that an upload costs, without any HTTP.
 
 mod draw;
 
@@ -59,6 +60,18 @@ fn additions(actors: usize) -> (f64, usize) {
     taken.min_by(|one, other| one.0.total_cmp(&other.0)).expect("there are rounds")
 }
 
+/// Made-up names, one behind the other.
+fn names(actors: usize) -> String {
+    (0..actors).map(|actor| format!("actor-{actor:08}")).collect()
+}
+
+/// Whether all of them may be printed, and each is greater than the one before.
+fn are_good(names: &str, actors: usize) -> bool {
+    let plain = names.bytes().fold(true, |good, byte| good & (b' '..=b'~').contains(&byte));
+    let all = names.as_bytes().chunks(names.len() / actors.max(1));
+    plain && all.clone().zip(all.skip(1)).fold(true, |good, (one, next)| good & (one < next))
+}
+
 /// Names and payouts, and room for their lines.
 struct Table {
     names: String,
@@ -69,7 +82,7 @@ struct Table {
 impl Table {
     fn made_up(actors: usize) -> Self {
         let mut draw = SplitMix64(1);
-        let names: String = (0..actors).map(|actor| format!("actor-{actor:08}")).collect();
+        let names = names(actors);
         let payouts = (0..actors).map(|_| draw.draw() >> (24 + draw.draw() % 16)).collect();
         let text = Block::scratch(names.len() + actors * 22);
         Self { names, payouts, text }
@@ -105,7 +118,7 @@ fn lines(actors: usize) -> f64 {
     (0..8).map(|_| round()).fold(f64::INFINITY, f64::min)
 }
 
-/// Milliseconds of reading, hashing, adding, making lines and writing, and of nothing else.
+/// Milliseconds of reading, hashing, adding, looking at names, making lines and writing, and of nothing else.
 fn least(
     pool: &rayon::ThreadPool,
     file: &str,
@@ -116,6 +129,7 @@ fn least(
     // As if each thread had the rows of its own actors.
     let actors = actors.div_ceil(threads);
     let work = rows(actors);
+    let names = names(actors);
     let (_, ahead) = additions(actors);
     let tables: Vec<Mutex<Table>> =
         (0..threads).map(|_| Mutex::new(Table::made_up(lines.div_ceil(threads)))).collect();
@@ -135,6 +149,7 @@ fn least(
         }
         std::hint::black_box(&sums);
     });
+    pool.broadcast(|_| assert!(are_good(std::hint::black_box(&names), actors)));
     pool.broadcast(|at| std::hint::black_box(tables[at.index()].lock().expect("one thread a table").write()));
     let file = File::create(out)?;
     let part = bytes / threads;
