@@ -44,6 +44,12 @@ impl Failure {
         Self { code, ..self }
     }
 
+    /// The same, with what the service answered before it came to this: `answer` of the object.
+    pub fn beside(mut self, answer: Value) -> Self {
+        self.json["answer"] = answer;
+        self
+    }
+
     /// Says it beside something that matters more.
     pub fn note(&self) {
         eprintln!("ronctl: {}", self.message);

@@ -118,7 +118,10 @@ fn check(bytes: &[u8], delivered: bool, expected: &Expected) -> Result<Manifest,
     let ours = run_key(&expected.epoch, &expected.policy_hash, &expected.inputs_cid);
     if manifest.run_key != ours {
         let because = match delivered {
-            true => "the epoch's money went out, or is about to, by other inputs or another policy",
+            true => {
+                "the epoch's money went out, or is about to, by other inputs or another policy, and that is what it \
+                 shows from then on; `svc-rewarder run --dry-run` makes the files of the other run here"
+            }
             false => "another run of this epoch was asked for meanwhile",
         };
         return Err(wrong(format!(

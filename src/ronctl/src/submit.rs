@@ -137,13 +137,21 @@ impl Job<'_> {
             }
             return Err(answer.failure());
         }
-        let saved = saved.transpose()?;
         if followed && body["ledger"]["result"] == "dup" {
             // The question that brought the answer was not the first; the delivery record has what the first one came to.
             if let Some(result) = self.delivered().await {
                 body["ledger"]["result"] = result;
             }
         }
+        let saved = match saved.transpose() {
+            Ok(saved) => saved,
+            // What the service did is done, whether its files could be had or not: it may have paid.
+            Err(failure) if json => return Err(failure.beside(body)),
+            Err(failure) => {
+                say::text(self.summary(&body, None));
+                return Err(failure);
+            }
+        };
         if json {
             say::json(&body);
         } else {

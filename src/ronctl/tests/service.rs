@@ -72,7 +72,14 @@ fn an_epoch_goes_in_and_comes_out_once() {
 
     desk.write("other.json", common::POLICY.replace("6000", "5000").replace("rev42", "rev43"));
     assert_eq!(submit("other.json", "--json").ends(4).json()["reason"], "epoch_conflict");
-    submit("other.json", "--dry-run --out elsewhere").ends(1).says("nothing was saved");
+    // Its files are not to be had of the service; what it computed is said all the same.
+    let elsewhere = submit("other.json", "--dry-run --out elsewhere").ends(1);
+    elsewhere.says("nothing was saved");
+    elsewhere.says("svc-rewarder run --dry-run");
+    elsewhere.says("not told: a dry run");
+    let elsewhere = submit("other.json", "--dry-run --out elsewhere --json").ends(1).json();
+    assert_eq!(elsewhere["answer"]["ledger"]["result"], "none", "{elsewhere}");
+    assert!(elsewhere["error"].as_str().unwrap().contains("nothing was saved"), "{elsewhere}");
     assert!(!desk.has("elsewhere/manifest.json"));
     let dear = r#"{ "schema": "rewarder.policy.v1", "id": "dear", "mode": "tariff", "rounding": "floor",
         "weights": { "views": "3000", "subs": "1" } }"#;
