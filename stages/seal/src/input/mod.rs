@@ -4,6 +4,7 @@
 //! The law: a piece can be understood without the others, and pieces come in the order of the file.
 //! Everything before that (decompression, Parquet pages, Arrow messages) happens on the one reading thread.
 
+mod arrow;
 mod columnar;
 mod csv;
 mod detect;

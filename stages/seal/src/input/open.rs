@@ -8,13 +8,12 @@
 
 use super::detect::{Form, HEAD_BYTES, form};
 use super::text::{TextBlocks, TextError};
-use super::{Input, Parser, Piece, TextBlock, columnar, csv};
+use super::{Input, Parser, Piece, TextBlock, arrow, columnar, csv};
 use crate::config::{BLOCK_ROWS, Columns, SealOptions};
 use crate::error::SealError;
 use crate::progress::Progress;
 use arrow_array::RecordBatch;
-use arrow_ipc::reader::{FileReader, StreamReader};
-use arrow_schema::{ArrowError, DataType, Field, Schema};
+use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
@@ -169,58 +168,6 @@ impl<R: Read> Read for Counting<'_, R> {
     }
 }
 
-/// How an Arrow stream says that it is over.
-const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-
-/// Knows the last bytes that were read.
-struct Tail<R> {
-    inner: R,
-    last: [u8; END_OF_STREAM.len()],
-}
-
-impl<R: Read> Read for Tail<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        let fresh = &buffer[read.saturating_sub(self.last.len())..read];
-        self.last.rotate_left(fresh.len());
-        let kept = self.last.len() - fresh.len();
-        self.last[kept..].copy_from_slice(fresh);
-        Ok(read)
-    }
-}
-
-/// An Arrow stream that has to end where it says so. The format lets a writer just stop, and a reader stops at the first end: of a
-/// writer that died, and of two streams one behind the other, rows would be missing without a word.
-struct Whole<R: Read> {
-    stream: StreamReader<BufReader<Tail<R>>>,
-    ended: bool,
-}
-
-impl<R: Read> Iterator for Whole<R> {
-    type Item = Result<RecordBatch, ArrowError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let next = self.stream.next();
-        if next.is_some() {
-            return next;
-        }
-        self.ended = true;
-        let reader = self.stream.get_mut();
-        let refused = |why: &str| Some(Err(ArrowError::IpcError(why.to_owned())));
-        match io::copy(&mut reader.by_ref().take(1), &mut io::sink()) {
-            Err(e) => Some(Err(e.into())),
-            Ok(0) if reader.get_ref().last == END_OF_STREAM => None,
-            Ok(0) => {
-                refused("the stream breaks off without its end-of-stream marker, so that rows may be missing")
-            }
-            Ok(_) => refused("the stream goes on after its end-of-stream marker; seal one stream at a time"),
-        }
-    }
-}
-
 /// Opens `input`; temporary files go to `dir`.
 pub(crate) fn open<'a>(
     input: Input<'a>,
@@ -288,15 +235,12 @@ pub(crate) fn open<'a>(
         }
         Form::Ndjson => (Parser::Ndjson(columns.clone()), Container::Text(text(reader, false)?), 0),
         Form::ArrowStream => {
-            let tail = Tail { inner: reader, last: [0; END_OF_STREAM.len()] };
-            let buffered = BufReader::with_capacity(READ_BUFFER_BYTES, tail);
-            let stream = guarded(|| StreamReader::try_new(buffered, None))?;
+            let stream = guarded(|| arrow::Stream::open(reader))?;
             let layout = columnar::Layout::new(&stream.schema(), columns)?;
             let (read, layout) = layout.projected();
             // The stream cannot be begun again with a projection, so each batch is projected.
-            let batches = Whole { stream, ended: false };
             let decoder =
-                decoder(&layout, batches.map(move |batch| batch.and_then(|batch| batch.project(&read))));
+                decoder(&layout, stream.map(move |batch| batch.and_then(|batch| batch.project(&read))));
             let batches = Batches { decoder, rest: None, advance: None };
             (Parser::Columnar(layout), Container::Batches(batches), 0)
         }
@@ -392,19 +336,11 @@ fn decoder<'a, E: std::fmt::Display>(
 }
 
 fn arrow_file(file: File, columns: &Columns) -> Result<Decoding, SealError> {
-    guarded(|| -> Result<_, String> {
-        let again = file.try_clone().map_err(|e| e.to_string())?;
-        let whole = FileReader::try_new_buffered(file, None).map_err(|e| e.to_string())?;
-        let layout = match columnar::Layout::new(&whole.schema(), columns) {
-            Ok(layout) => layout,
-            Err(e) => return Ok(Err(e)),
-        };
-        let (read, layout) = layout.projected();
-        let batches = whole.num_batches() as u64;
-        let reader = FileReader::try_new_buffered(again, Some(read)).map_err(|e| e.to_string())?;
-        let decoder = decoder(&layout, reader);
-        Ok(Ok((layout, decoder, batches)))
-    })?
+    let batches = guarded(|| arrow::Batches::open(file))?;
+    let (read, layout) = columnar::Layout::new(&batches.schema(), columns)?.projected();
+    let of_batches = batches.len() as u64;
+    let decoder = decoder(&layout, batches.projected(read));
+    Ok((layout, decoder, of_batches))
 }
 
 #[cfg(test)]
