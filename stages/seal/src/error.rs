@@ -10,6 +10,8 @@ pub const BAD_ROWS_LISTED_MAX: usize = 20;
 
 /// Characters of a refused value that are shown.
 const SHOWN_CHARS_MAX: usize = 40;
+/// Characters of a decoder's message that are shown.
+const SAID_CHARS_MAX: usize = 300;
 
 /// Why there is no snapshot. Nothing was left on disk.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +133,23 @@ pub(crate) fn shown(value: &[u8]) -> String {
     if head.chars().nth(SHOWN_CHARS_MAX).is_some() { format!("`{text}…`") } else { format!("`{text}`") }
 }
 
+/// What code of others says of the data, as it may be shown: it quotes names and types of the file as they stand there, on many lines.
+pub(crate) fn said(message: &impl fmt::Display) -> String {
+    let message = message.to_string();
+    let mut words = message.split_whitespace().flat_map(|word| [" ", word]).skip(1).flat_map(str::chars);
+    let mut text = String::new();
+    for c in words.by_ref().take(SAID_CHARS_MAX) {
+        match c {
+            '"' | '\'' | '\\' => text.push(c),
+            _ => text.extend(c.escape_debug()),
+        }
+    }
+    if words.next().is_some() {
+        text.push('…');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +159,14 @@ mod tests {
         assert_eq!(shown(b"\x1b[31mred\x07"), "`\\u{1b}[31mred\\u{7}`");
         assert_eq!(shown("a\u{202e}b".as_bytes()), "`a\\u{202e}b`");
         assert_eq!(shown(&[b'x'; 5000]), format!("`{}…`", "x".repeat(40)));
+    }
+
+    #[test]
+    fn what_others_say_is_one_short_line() {
+        let message = "no field \"a\\b\":\n\twhile at 'x\u{1b}[2J'\n\n";
+        assert_eq!(said(&message), "no field \"a\\b\": while at 'x\\u{1b}[2J'");
+        assert_eq!(said(&"x".repeat(5000)), format!("{}…", "x".repeat(SAID_CHARS_MAX)));
+        assert_eq!(said(&"x".repeat(SAID_CHARS_MAX)), "x".repeat(SAID_CHARS_MAX));
     }
 
     #[test]

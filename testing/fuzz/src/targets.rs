@@ -33,6 +33,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proof", proof_of_payout),
     ("csv", csv),
     ("ndjson", ndjson),
+    ("columnar", columnar),
 ];
 
 /// Messages go to terminals and logs: no bytes of a stranger may move a cursor.
@@ -359,11 +360,14 @@ fn options(bounds: Bounds) -> SealOptions {
     SealOptions { threads: 1, bounds, ..SealOptions::new(header) }
 }
 
+/// How an Arrow file, an Arrow stream and a Parquet file begin.
+const COLUMNAR: [&[u8]; 3] = [b"ARROW1", b"\xff\xff\xff\xff", b"PAR1"];
+/// How gzip and zstd begin.
+const COMPRESSED: [&[u8]; 2] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd"];
+
 /// How the input is cut into blocks changes neither what is read nor what is refused.
 fn sealed(bytes: &[u8]) {
-    // Arrow, Parquet and compressed inputs have decoders of others behind them, whose panics are caught, not prevented.
-    let foreign: [&[u8]; 5] = [b"ARROW1", b"PAR1", b"\xff\xff\xff\xff", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"];
-    if foreign.iter().any(|magic| bytes.starts_with(magic)) {
+    if COLUMNAR.iter().chain(&COMPRESSED).any(|magic| bytes.starts_with(magic)) {
         return;
     }
     let read = |bounds: Bounds| {
@@ -391,5 +395,24 @@ fn csv(bytes: &[u8]) {
 fn ndjson(bytes: &[u8]) {
     if bytes.trim_ascii_start().starts_with(b"{") {
         sealed(bytes);
+    }
+}
+
+/// The decoders are others', and their panics are caught. Nothing may end the program, and no rows are missing without a word: a
+/// stream that is taken is not taken without its last byte.
+fn columnar(bytes: &[u8]) {
+    if !COLUMNAR.iter().any(|magic| bytes.starts_with(magic)) {
+        return;
+    }
+    let read = |bytes| {
+        let input = Input::Reader(Box::new(bytes));
+        examine(input, &options(Bounds::default()), &Silent).map_err(|e| e.to_string())
+    };
+    match read(bytes) {
+        Err(message) => fit_to_print(&message),
+        Ok(_) if bytes.starts_with(COLUMNAR[1]) => {
+            assert!(read(&bytes[..bytes.len() - 1]).is_err(), "a stream that breaks off was taken");
+        }
+        Ok(_) => {}
     }
 }

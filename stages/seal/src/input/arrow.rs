@@ -305,8 +305,8 @@ mod tests {
     use super::*;
     use arrow_array::types::Int32Type;
     use arrow_array::{ArrayRef, DictionaryArray, UInt64Array};
+    use arrow_ipc::CompressionType;
     use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
-    use arrow_ipc::{CompressionType, MetadataVersion};
     use std::io::Write;
 
     const ROWS: usize = 1000;
@@ -323,11 +323,6 @@ mod tests {
 
     fn compressed(by: CompressionType) -> IpcWriteOptions {
         IpcWriteOptions::default().try_with_compression(Some(by)).unwrap()
-    }
-
-    /// Of 2019 and before: without continuation.
-    fn old() -> IpcWriteOptions {
-        IpcWriteOptions::try_new(8, true, MetadataVersion::V4).unwrap()
     }
 
     fn stream(options: IpcWriteOptions) -> Vec<u8> {
@@ -402,25 +397,15 @@ mod tests {
 
     #[test]
     fn a_stream_has_to_end_where_it_says_so() {
-        for options in [IpcWriteOptions::default(), old()] {
-            let (whole, bytes) = (stream(options.clone()).len(), stream(options));
-            let end = if bytes.starts_with(&CONTINUATION) { 8 } else { 4 };
-            for by in [1, 7, 1 << 20] {
-                for cut in [whole - end, whole - end + 1, whole - 1] {
-                    assert!(read_stream(&bytes[..cut], by).is_err(), "{cut} of {whole}");
-                }
-                let more = read_stream(&[&bytes[..], b"x"].concat(), by).unwrap_err();
-                assert!(more.contains("goes on after"), "{more}");
-            }
-        }
-    }
-
-    #[test]
-    fn streams_of_old_are_followed() {
-        let stream = stream(old());
-        assert_ne!(stream[..4], CONTINUATION);
+        let bytes = stream(IpcWriteOptions::default());
         for by in [1, 7, 1 << 20] {
-            assert_eq!(read_stream(&stream, by), Ok(2 * ROWS));
+            assert_eq!(read_stream(&bytes, by), Ok(2 * ROWS));
+            for missing in [8, 7, 4, 1] {
+                let read = read_stream(&bytes[..bytes.len() - missing], by);
+                assert!(read.is_err(), "{missing} missing: {read:?}");
+            }
+            let more = read_stream(&[&bytes[..], b"x"].concat(), by).unwrap_err();
+            assert!(more.contains("goes on after"), "{more}");
         }
     }
 

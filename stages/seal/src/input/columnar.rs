@@ -7,7 +7,7 @@
 
 use crate::block::{Block, Name};
 use crate::config::{CategorySource, Columns};
-use crate::error::SealError;
+use crate::error::{SealError, said};
 use crate::units::UnitsError;
 use ahash::RandomState;
 use arrow_array::cast::AsArray;
@@ -35,7 +35,7 @@ impl Layout {
             let problem = format!(
                 "the column `{}` is of type {}, not {wanted}",
                 field.name().escape_debug(),
-                field.data_type()
+                said(field.data_type())
             );
             let found = names.iter().take(super::COLUMNS_LISTED_MAX).cloned().collect();
             Err(SealError::Columns { problem, found })

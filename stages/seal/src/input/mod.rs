@@ -10,6 +10,7 @@ mod csv;
 mod detect;
 mod ndjson;
 mod open;
+mod parquet;
 mod text;
 
 use crate::block::{Block, Labels};

@@ -8,22 +8,17 @@
 
 use super::detect::{Form, HEAD_BYTES, form};
 use super::text::{TextBlocks, TextError};
-use super::{Input, Parser, Piece, TextBlock, arrow, columnar, csv};
+use super::{Input, Parser, Piece, TextBlock, arrow, columnar, csv, parquet};
 use crate::config::{BLOCK_ROWS, Columns, SealOptions};
-use crate::error::SealError;
+use crate::error::{SealError, said};
 use crate::progress::Progress;
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Field, Schema};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
-};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::Once;
 
 /// Bytes that a decoder is fed at a time.
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -136,7 +131,7 @@ fn guarded<T, E: std::fmt::Display>(decode: impl FnOnce() -> Result<T, E>) -> Re
     GUARDED.set(false);
     match decoded {
         Ok(Ok(decoded)) => Ok(decoded),
-        Ok(Err(e)) => Err(SealError::Format(format!("the columnar data cannot be read: {e}"))),
+        Ok(Err(e)) => Err(SealError::Format(format!("the columnar data cannot be read: {}", said(&e)))),
         Err(_) => {
             Err(SealError::Format("the columnar data is broken beyond what its decoder can name".to_owned()))
         }
@@ -254,7 +249,7 @@ pub(crate) fn open<'a>(
             };
             let bytes = file.metadata().map_err(SealError::io("read", &path))?.len();
             let (layout, decoder, of_batches) = match form(&head) {
-                Form::Parquet => parquet(file, columns)?,
+                Form::Parquet => parquet_file(file, columns)?,
                 _ => arrow_file(file, columns)?,
             };
             let advance = Some(Advance { batches: 0, of_batches, bytes, progress });
@@ -284,42 +279,12 @@ fn spool(mut reader: Reader<'_>, dir: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn parquet(file: File, columns: &Columns) -> Result<Decoding, SealError> {
-    guarded(|| -> Result<_, String> {
-        let metadata =
-            ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| e.to_string())?;
-        let layout = match columnar::Layout::new(metadata.schema(), columns) {
-            Ok(layout) => layout,
-            Err(e) => return Ok(Err(e)),
-        };
-        let (read, layout) = layout.projected();
-        let as_views = ArrowReaderOptions::new().with_schema(Arc::new(with_views(metadata.schema(), &read)));
-        let metadata =
-            ArrowReaderMetadata::try_new(metadata.metadata().clone(), as_views).map_err(|e| e.to_string())?;
-        // A broken file may say anything; this is only told, never counted on.
-        let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
-        let batches = rows.div_ceil(BLOCK_ROWS as u64);
-        let mask = ProjectionMask::roots(metadata.parquet_schema(), read);
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
-            .with_projection(mask)
-            .with_batch_size(BLOCK_ROWS)
-            .build()
-            .map_err(|e| e.to_string())?;
-        let decoder = decoder(&layout, reader);
-        Ok(Ok((layout, decoder, batches)))
-    })?
-}
-
-/// The schema with the strings of these columns as views: rows then point into the file's pages. As strings each row is a copy,
-/// and a value of a page's dictionary may be as long as its writer wants, and be in every row.
-fn with_views(schema: &Schema, columns: &[usize]) -> Schema {
-    let fields = schema.fields().iter().enumerate().map(|(column, field)| match field.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 if columns.contains(&column) => {
-            Arc::new(Field::clone(field).with_data_type(DataType::Utf8View))
-        }
-        _ => field.clone(),
-    });
-    Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone())
+fn parquet_file(file: File, columns: &Columns) -> Result<Decoding, SealError> {
+    let pages = guarded(|| parquet::Pages::open(file))?;
+    let (read, layout) = columnar::Layout::new(pages.schema(), columns)?.projected();
+    let of_batches = pages.rows().div_ceil(BLOCK_ROWS as u64);
+    let decoder = decoder(&layout, guarded(|| pages.batches(read, BLOCK_ROWS))?);
+    Ok((layout, decoder, of_batches))
 }
 
 /// The batches of a decoder of someone else's, each found to hold what the layout says.
@@ -341,31 +306,4 @@ fn arrow_file(file: File, columns: &Columns) -> Result<Decoding, SealError> {
     let of_batches = batches.len() as u64;
     let decoder = decoder(&layout, batches.projected(read));
     Ok((layout, decoder, of_batches))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use arrow_array::{ArrayRef, StringArray, UInt64Array};
-
-    #[test]
-    fn a_long_name_in_every_row_of_a_parquet_file_is_in_memory_once() {
-        const ROWS: usize = 1000;
-        let name = "x".repeat(100_000);
-        let column = |name: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values([name; ROWS])) };
-        let units: ArrayRef = Arc::new(UInt64Array::from_iter_values([1; ROWS]));
-        let columns = [("actor", column(&name)), ("category", column("views")), ("units", units)];
-        let batch = RecordBatch::try_from_iter(columns).unwrap();
-        let mut file = tempfile::tempfile().unwrap();
-        let mut writer = parquet::arrow::ArrowWriter::try_new(&mut file, batch.schema(), None).unwrap();
-        writer.write(&batch).unwrap();
-        writer.close().unwrap();
-
-        let (_, mut decoder, batches) = parquet(file, &Columns::default()).unwrap();
-        assert_eq!(batches, 1);
-        let batch = decoder.next().unwrap().unwrap();
-        assert_eq!(batch.num_rows(), ROWS);
-        let bytes = batch.get_array_memory_size();
-        assert!(bytes < 4 * name.len(), "{bytes} bytes for one name of {}", name.len());
-    }
 }
