@@ -120,7 +120,7 @@ fn check(bytes: &[u8], delivered: bool, expected: &Expected) -> Result<Manifest,
         let because = match delivered {
             true => {
                 "the epoch's money went out, or is about to, by other inputs or another policy, and that is what it \
-                 shows from then on; `svc-rewarder run --dry-run` makes the files of the other run here"
+                 shows from then on; `svc-rewarder run --dry-run` makes the files of what was submitted here"
             }
             false => "another run of this epoch was asked for meanwhile",
         };
